@@ -1,0 +1,204 @@
+"""One configuration a stage: what the command line, a `--config` YAML and a Python caller fill in alike.
+
+Standard library only, so that `vla --help` can show the defaults without loading anything heavy. The names are those
+of the command-line options (`--val-fraction` is `val_fraction`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from vla_cli.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """What every stage takes.
+
+    Attributes:
+        out: the output directory.
+        overwrite: replace an output that exists.
+        resume: go on with an interrupted one.
+        dry_run: only say what would be done.
+        seed: the seed of everything random in the stage.
+    """
+
+    out: Path
+    overwrite: bool = False
+    resume: bool = False
+    dry_run: bool = False
+    seed: int = 0
+
+    def request(self) -> dict[str, Any]:
+        """What determines the result, as JSON values: every option but those that say where and how to write."""
+        how = {"out", "overwrite", "resume", "dry_run"}
+        return {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name not in how}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return value.name
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestConfig(StageConfig):
+    """`vla collect-ingest`: a robot log becomes episodes.
+
+    Attributes:
+        source: the log: a file or a directory.
+        format: the reader's name, or "auto" to recognise it by content.
+        instruction: the instruction of every episode whose log names none (given: it wins over the log's).
+        operator: who demonstrated (given: it wins over the log's).
+        strict: a skipped episode is an error.
+    """
+
+    source: Path
+    format: str = "auto"
+    instruction: str | None = None
+    operator: str | None = None
+    strict: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreprocessConfig(StageConfig):
+    """`vla preprocess`: episodes become one synchronised dataset.
+
+    Attributes:
+        episodes: a directory written by collect-ingest.
+        rate: control rate in Hz; None keeps the rate of the action stream.
+        val_fraction: share of episodes held out.
+        action_dims: which action dimensions to keep ("0-6,22-28"), or None for all.
+        state_dims: which state dimensions to keep, or None for all.
+        image_size: images become squares of this many pixels (centre-padded), or None to leave them.
+        cameras: camera names to keep, in the policy's order; empty keeps all.
+        keep_idle: keep idle heads and tails.
+        strict: a skipped episode is an error.
+    """
+
+    episodes: Path
+    rate: float | None = None
+    val_fraction: float = 0.1
+    action_dims: str | None = None
+    state_dims: str | None = None
+    image_size: int | None = None
+    cameras: tuple[str, ...] = ()
+    keep_idle: bool = False
+    strict: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig(StageConfig):
+    """`vla finetune`: a dataset and a base policy become an adapter.
+
+    `None` means: what the recipe says.
+
+    Attributes:
+        dataset: a directory written by preprocess.
+        base: the base policy: a directory, or a hub id such as lerobot/pi0_base.
+        recipe: a name from `vla_cli/recipes/`, or a YAML file of the same keys.
+        steps: optimiser steps.
+        batch_size: windows a step, replay included.
+        learning_rate: peak learning rate.
+        rank: LoRA rank.
+        replay: base-domain episodes or dataset that is rehearsed.
+        replay_fraction: share of each batch drawn from the replay.
+        noise_draws: flow-matching noise draws a window; they share one prefix pass.
+        checkpoint_every: steps between checkpoints.
+        threads: torch threads; 0 leaves torch's choice.
+        device: "cpu", "cuda", or "auto".
+    """
+
+    dataset: Path
+    base: str
+    recipe: str = "rehearse"
+    steps: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    rank: int | None = None
+    replay: Path | None = None
+    replay_fraction: float | None = None
+    noise_draws: int | None = None
+    checkpoint_every: int = 100
+    threads: int = 0
+    device: str = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SteerConfig(StageConfig):
+    """`vla eval-steer`: an adapter becomes a steerability report.
+
+    Attributes:
+        adapters: directories written by finetune; each becomes a policy in the report, beside the base.
+        base: the base policy; None takes the one the adapter names.
+        world: "tabletop", "tabletop:V", ...; None takes the demonstrations' own, "none" forces the open-loop report.
+        dataset: a dataset for the open-loop error when there is no world.
+        episodes: episodes a condition.
+        conditions: which conditions; empty for all.
+        guidance_weight: contrastive prompt guidance, the paper's convention (1 is plain prompting).
+        rollouts: episodes a condition shown as pictures in the report.
+        fail_under: exit 1 when the adapted policy's mean success over novel conditions is below this share.
+        threads: torch threads; 0 leaves torch's choice.
+        device: "cpu", "cuda", or "auto".
+    """
+
+    adapters: tuple[Path, ...]
+    base: str | None = None
+    world: str | None = None
+    dataset: Path | None = None
+    episodes: int = 100
+    conditions: tuple[str, ...] = ()
+    guidance_weight: float = 1.0
+    rollouts: int = 2
+    fail_under: float | None = None
+    threads: int = 0
+    device: str = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig(StageConfig):
+    """`vla export-adapter`: an adapter becomes a bundle for the robot.
+
+    Attributes:
+        adapter: a directory written by finetune.
+        base: the base policy; None takes the one the adapter names.
+        report: a directory written by eval-steer, to travel with the bundle.
+        merge: also write the merged model in the base's own layout.
+    """
+
+    adapter: Path
+    base: str | None = None
+    report: Path | None = None
+    merge: bool = False
+
+
+def parse_indices(text: str, size: int, option: str) -> list[int]:
+    """Parse "0-6,22-28" into indices below `size`, in the order written.
+
+    Raises:
+        ConfigError: not of that form, out of range, or repeated.
+    """
+    chosen: list[int] = []
+    for part in text.split(","):
+        low, dash, high = part.strip().partition("-")
+        if not low.isdigit() or (dash and not high.isdigit()):
+            raise ConfigError(f"{option} has '{part}' in '{text}'", expected="whole numbers and ranges like 0-6,22-28")
+        chosen.extend(range(int(low), int(high or low) + 1))
+    if not chosen or len(set(chosen)) != len(chosen) or max(chosen) >= size:
+        raise ConfigError(f"{option} is '{text}'", expected=f"distinct indices from 0 to {size - 1}")
+    return chosen
+
+
+def format_indices(indices: list[int]) -> str:
+    """Inverse of `parse_indices`: [0, 1, 2, 5] becomes "0-2,5"."""
+    runs: list[list[int]] = []
+    for index in indices:
+        if runs and index == runs[-1][-1] + 1:
+            runs[-1].append(index)
+        else:
+            runs.append([index])
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)

@@ -1,0 +1,77 @@
+"""Every error the tool raises on purpose, drawn once.
+
+    VlaError                    what a user can act on; `exit_code` is the process's
+    ├── CheckFailed        1    the input or result failed a check the user asked for
+    ├── ConfigError        2    usage: an option, a config file, an output that exists
+    ├── InputError         3    the data are bad: missing, truncated, contradictory
+    ├── MissingDependency  4    an optional package is not installed
+    └── Interrupted      130    stopped half-way; `--resume` goes on
+
+A message is one paragraph: what, where, what was expected, and the command to try next.
+The library raises; only `console` turns an error into text and an exit code.
+"""
+
+from __future__ import annotations
+
+
+class VlaError(Exception):
+    """Base of all errors a user can act on.
+
+    Args:
+        problem: what is wrong, naming the value and where it stands.
+        expected: what was expected in its place; may be empty.
+        hint: the next command or change to try; may be empty.
+    """
+
+    exit_code = 1
+
+    def __init__(self, problem: str, *, expected: str = "", hint: str = "") -> None:
+        self.problem, self.expected, self.hint = problem, expected, hint
+        parts = [problem.rstrip(".") + "."]
+        if expected:
+            parts.append(f"Expected {expected.rstrip('.')}.")
+        if hint:
+            parts.append(f"Try: {hint.rstrip('.')}.")
+        super().__init__(" ".join(parts))
+
+
+class CheckFailed(VlaError):
+    """The input or the result failed a check that the user asked for (`--strict`, `--fail-under`)."""
+
+    exit_code = 1
+
+
+class ConfigError(VlaError):
+    """An option, a config file or an existing output stands against the request."""
+
+    exit_code = 2
+
+
+class InputError(VlaError):
+    """The input data are missing, damaged or contradictory."""
+
+    exit_code = 3
+
+
+class MissingDependency(VlaError):
+    """An optional package is missing.
+
+    Args:
+        package: the import name that failed.
+        extra: the extra of vla-cli that brings it.
+        purpose: what it is needed for.
+    """
+
+    exit_code = 4
+
+    def __init__(self, package: str, *, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package '{package}', which is not installed",
+            hint=f"pip install 'vla-cli[{extra}]'",
+        )
+
+
+class Interrupted(VlaError):
+    """The run was stopped by the user; what is on disk can be resumed."""
+
+    exit_code = 130

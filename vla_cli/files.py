@@ -1,0 +1,212 @@
+"""Files that appear whole or not at all, digests, and JSON with stable bytes.
+
+An output directory is written under a partial name beside its final place and moved when it is complete:
+
+    out/            the finished artefact
+    .out.partial/   one being written, or left by an interrupted run; `request.json` says what was asked
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from vla_cli.errors import ConfigError, InputError
+
+_REQUEST = "request.json"
+
+
+def to_json(document: Any) -> str:
+    """Serialise to JSON with stable bytes: two-space indent, NaN refused, a final newline."""
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write a JSON file whole: to a temporary name first, then renamed."""
+    write_text(path, to_json(document))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file whole: to a temporary name first, then renamed."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a partial path; on success rename it to `path`, on failure remove it."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        InputError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{path} does not exist", expected="a JSON file") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror})", expected="a JSON file") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} is not valid JSON ({error})") from None
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, as `sha256:<hex>`."""
+    with path.open("rb") as stream:
+        return "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def digest_together(files: Sequence[Path]) -> str:
+    """SHA-256 over the digests of several files, in the order given."""
+    listed = "".join(digest_file(file) + "\n" for file in files)
+    return "sha256:" + hashlib.sha256(listed.encode()).hexdigest()
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, or of a directory's file names and contents in sorted order (hidden names left out).
+
+    Raises:
+        InputError: nothing is there.
+    """
+    if path.is_file():
+        return digest_file(path)
+    if not path.is_dir():
+        raise InputError(f"{path} does not exist", expected="a file or a directory")
+    whole = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        name = file.relative_to(path)
+        if not any(part.startswith(".") for part in name.parts):
+            whole.update(f"{name.as_posix()}\0{digest_file(file)}\n".encode())
+    return "sha256:" + whole.hexdigest()
+
+
+def partial_path(out: Path) -> Path:
+    """Where an output directory is written before it is complete."""
+    return out.parent / f".{out.name}.partial"
+
+
+def check_output(out: Path, *, overwrite: bool, resume: bool) -> None:
+    """Refuse an output that stands in the way.
+
+    Raises:
+        ConfigError: `out` (or an interrupted run's rest) exists and neither flag permits going on.
+    """
+    if overwrite and resume:
+        raise ConfigError("--overwrite and --resume exclude each other", expected="one of them")
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"The output {out} is a file", expected="a directory that is new or empty")
+    if overwrite or resume:
+        return
+    if out.is_dir() and any(out.iterdir()):
+        raise ConfigError(
+            f"The output directory {out} is not empty",
+            expected="a new or empty one",
+            hint=f"another --out, --overwrite to replace {out}, or --resume to go on with it",
+        )
+    if partial_path(out).exists():
+        raise ConfigError(
+            f"An interrupted run left {partial_path(out)}",
+            hint="--resume to go on where it stopped, or --overwrite to start again",
+        )
+
+
+def check_apart(out: Path, source: Path) -> None:
+    """Refuse an output that lies in its input, or the other way round: replacing it would destroy the input.
+
+    Raises:
+        ConfigError: they overlap.
+    """
+    inner, outer = sorted((out.resolve(), source.resolve()), key=lambda path: len(path.parts), reverse=True)
+    if inner.is_relative_to(outer):
+        raise ConfigError(f"The output {out} and the input {source} overlap", expected="an --out beside the input")
+
+
+def is_complete(out: Path, request: Mapping[str, Any], *, resume: bool) -> bool:
+    """Whether a resumed run finds its output already finished.
+
+    Raises:
+        ConfigError: `out` is finished but was made by another request.
+    """
+    if not (resume and (out / "run.json").is_file()):
+        return False
+    recorded = read_json(out / "run.json")
+    _check_same(out, recorded.get("request", {}), request)
+    return True
+
+
+@contextmanager
+def building(out: Path, request: Mapping[str, Any], *, overwrite: bool, resume: bool) -> Iterator[Path]:
+    """Build an output directory: yields the partial directory, and moves it to `out` when the block succeeds.
+
+    An error removes the partial directory; an interruption (Ctrl-C, or a crash) leaves it for `--resume`, which
+    yields the same directory again after checking that the same thing is asked for.
+
+    Args:
+        out: the final directory.
+        request: what determines the result (config, seed, input digests); compared on resume.
+
+    Raises:
+        ConfigError: the output stands in the way, or the rest to resume belongs to another request.
+    """
+    check_output(out, overwrite=overwrite, resume=resume)
+    partial = partial_path(out)
+    request = json.loads(to_json(dict(request)))
+    if partial.exists() and resume:
+        asked = partial / _REQUEST
+        if asked.is_file():
+            _check_same(partial, read_json(asked), request)
+    elif partial.exists():
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True, exist_ok=True)
+    write_json(partial / _REQUEST, request)
+    try:
+        yield partial
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    (partial / _REQUEST).unlink()
+    _swap_in(partial, out)
+
+
+def _swap_in(partial: Path, out: Path) -> None:
+    """Move a finished directory into place; an old one leaves only once the new one stands."""
+    retired = out.parent / f".{out.name}.retired"
+    if retired.exists():
+        shutil.rmtree(retired)
+    if out.exists():
+        out.replace(retired)
+    partial.replace(out)
+    if retired.exists():
+        shutil.rmtree(retired)
+
+
+def _check_same(where: Path, recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    asked = json.loads(to_json(dict(asked)))
+    differing = [
+        f"{key} (was {recorded.get(key)!r}, now {asked.get(key)!r})"
+        for key in sorted({*recorded, *asked})
+        if recorded.get(key) != asked.get(key)
+    ]
+    if differing:
+        raise ConfigError(
+            f"{where} was begun with other settings: {'; '.join(differing)}",
+            expected="the same request for --resume",
+            hint="the old settings, or --overwrite to start again",
+        )
