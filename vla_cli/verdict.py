@@ -1,0 +1,125 @@
+"""A verdict in words from a report's rows, with thresholds that a reader can check by eye.
+
+An adapted policy is held against its own success on the trained task: a novel instruction it obeys half as often as the
+demonstrated one it still obeys. Intervals decide, not point estimates, and "not resolved" is a verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from vla_cli.intervals import percent
+from vla_cli.report import BASE, BASE_DOMAIN, DO_NOTHING, TRAINED, Report, Row
+
+Label = Literal[
+    "steerable", "partly steerable", "partly deaf", "deaf", "not steerable", "not learnt", "not resolved", "no verdict"
+]
+TOLERATED_BY_CHANCE = 0.05
+"""Success of a policy that does nothing above which no figure of that report counts."""
+
+RULE = (
+    "A novel condition counts as followed when the whole 95% interval of its success lies above half of the trained "
+    "task's interval, as not followed when it lies wholly below, and as not resolved when the two overlap. "
+    "Steerable: every novel condition is followed. Deaf: none is, and in more than half of those episodes (the whole "
+    "interval) the policy did the trained behaviour; partly deaf: the same for some of them only. Where the failures "
+    "look otherwise it says not steerable, or partly steerable. Not learnt: the trained task itself succeeds in less "
+    "than half. The halves are a convention: the figures are below, judge by your own."
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What to make of one adapted policy: a label of a word or two, and the sentence that gives the figures."""
+
+    policy: str
+    label: Label
+    sentence: str
+
+
+def verdicts(report: Report) -> list[Verdict]:
+    """One verdict an adapted policy of a closed-loop report, in the report's order."""
+    return [_judge(report, name) for name in report.policy_names if name != BASE]
+
+
+def _judge(report: Report, policy: str) -> Verdict:
+    trained = report.find(policy, TRAINED, "success")
+    novel = {c.name: row for c in report.conditions if c.novel and (row := report.find(policy, c.name, "success"))}
+    idle = report.pooled_over_policies(DO_NOTHING, "success")
+    if idle and idle.value > TOLERATED_BY_CHANCE:
+        return Verdict(policy, "no verdict", f"a policy that does nothing succeeds in {percent(idle.value)}.")
+    if trained is None or not novel:
+        missing = "the trained task" if trained is None else "no novel instruction"
+        return Verdict(policy, "no verdict", f"{missing} was {'not ' if trained is None else ''}evaluated.")
+    if trained.low <= 0.5:
+        label: Label = "not learnt" if trained.high < 0.5 else "not resolved"
+        return Verdict(policy, label, f"does the trained task in {trained.text}, which is where to look first.")
+    followed = [name for name, row in novel.items() if row.low > trained.high / 2]
+    refused = [name for name, row in novel.items() if row.high < trained.low / 2]
+    return _word(report, policy, trained, novel, followed, refused)
+
+
+def _word(
+    report: Report, policy: str, trained: Row, novel: dict[str, Row], followed: list[str], refused: list[str]
+) -> Verdict:
+    """Label and sentence of a policy that has learnt its task."""
+    does = f"does the trained task ({percent(trained.value)})"
+    share = {name: f"{name} ({percent(row.value)})" for name, row in novel.items()}
+    success = report.pooled(policy, "success", novel)
+    locked = report.pooled(policy, "locked", refused or novel)
+    fixed = bool(refused and locked and locked.low > 0.5)
+    novel_share = percent(success.value) if success else "-"
+    label: Label
+    if len(followed) == len(novel):
+        label, text = "steerable", f"{does} and {novel_share} of novel ones"
+    elif len(refused) == len(novel):
+        label, text = "deaf" if fixed else "not steerable", f"{does} but only {novel_share} of novel ones"
+    elif refused:
+        label, text = "partly deaf" if fixed else "partly steerable", does
+        if followed:
+            text += f" and follows {_list([share[name] for name in followed])}"
+        text += f", but not {_list([share[name] for name in refused], last='or')}"
+    else:
+        unsure = [name for name in novel if name not in followed]
+        label, text = "not resolved", f"{does}; too few episodes to tell for {_list([share[name] for name in unsure])}"
+    if locked:
+        where = "of those episodes" if 0 < len(refused) < len(novel) else "of novel instructions"
+        text += f"; in {percent(locked.value)} {where} it did the trained behaviour"
+    return Verdict(policy, label, f"{text}.{_retention(report, policy)}")
+
+
+def _retention(report: Report, policy: str) -> str:
+    """A sentence comparing adapted and base policy on the base domain's own tasks; empty where either is missing."""
+    after, before = (report.find(name, BASE_DOMAIN, "success") for name in (policy, BASE))
+    if not (after and before):
+        return ""
+    figures = f" On the base domain's own tasks {percent(after.value)}, before {percent(before.value)}: "
+    if after.high < before.low:
+        return figures + "old abilities were lost."
+    return figures + ("a gain." if after.low > before.high else "no loss resolved.")
+
+
+def open_loop_comparisons(report: Report) -> list[str]:
+    """For each adapted policy and condition, a sentence on its action error beside the base's."""
+    sentences = []
+    for policy in (name for name in report.policy_names if name != BASE):
+        for condition in report.conditions:
+            after, before = (report.find(name, condition.name, "action_error") for name in (policy, BASE))
+            if after and before:
+                sentences.append(f"{policy}, {condition.name}: {_compare(after, before)}")
+    return sentences
+
+
+def _compare(after: Row, before: Row) -> str:
+    both = f"{after.text} against the base's {before.text}"
+    if min(after.n, before.n) > 1 and after.high < before.low:
+        return f"closer to the recorded actions than the base ({both})."
+    if min(after.n, before.n) > 1 and after.low > before.high:
+        return f"farther from the recorded actions than the base ({both})."
+    return f"no difference from the base resolved ({both})."
+
+
+def _list(items: Sequence[str], last: str = "and") -> str:
+    """Join with commas and a final word: "a, b and c"."""
+    return f" {last} ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
