@@ -1,0 +1,166 @@
+"""The artefact `adapter/` and the facts that travel with every policy: `policy.json`.
+
+    adapter_config.json, adapter_model.safetensors   what `PeftModel.from_pretrained` reads          (kind "lora")
+    model.safetensors, config.json, ...              a whole model in the base's own layout          (kind "full")
+    policy.json                                      base, cameras, action convention, statistics, instructions
+    metrics.jsonl, run.json                          how it was trained
+
+A base policy that vla-cli made carries a `policy.json` too (kind "base"); a base from elsewhere may lack one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from vla_cli.errors import InputError
+from vla_cli.files import digest_file, read_json, write_json
+from vla_cli.stats import Statistics
+
+FILE_NAME = "policy.json"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+MODEL_WEIGHTS = "model.safetensors"
+SCHEMA_VERSION = 1
+
+Kind = Literal["base", "lora", "full"]
+
+
+@dataclass(frozen=True)
+class BaseReference:
+    """Which base a policy was adapted from.
+
+    Attributes:
+        name: directory or hub id, as the user named it.
+        digest: SHA-256 over the base's configuration and weights: an adapter fits this base only.
+        revision: the hub's commit, when it came from there.
+    """
+
+    name: str
+    digest: str
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class PolicySpec:
+    """What a robot (or an evaluation) must know to feed a policy and to read its actions.
+
+    Attributes:
+        family: key of `policies.POLICIES`.
+        kind: "base", "lora" (a peft adapter) or "full" (all weights).
+        cameras: camera names, in the order the policy expects.
+        image_size: edge in pixels that images are resized to.
+        state_names, action_names: one name a dimension, in order; raw units as recorded.
+        rate_hz: control rate of one action step.
+        chunk_size: steps a predicted chunk.
+        execute_steps: steps to execute before asking again.
+        state, actions: normalisation statistics (z-score).
+        statistics_from: "base" when the base's own were kept, "dataset" when the demonstrations' were used.
+        instructions: instructions it was trained on; empty for a base.
+        base: the base it was adapted from; None for a base.
+        recipe: recipe name; empty for a base.
+        world: robomimic `env_args` of the demonstrations, when they name a world.
+        guidance: defaults for test-time guidance.
+        calibration: explicit transforms between deployment and base, in order; none yet.
+    """
+
+    family: str
+    kind: Kind
+    cameras: list[str]
+    image_size: int
+    state_names: list[str]
+    action_names: list[str]
+    rate_hz: float
+    chunk_size: int
+    execute_steps: int
+    state: Statistics
+    actions: Statistics
+    statistics_from: str = "base"
+    instructions: list[str] = field(default_factory=list)
+    base: BaseReference | None = None
+    recipe: str = ""
+    world: dict[str, Any] | None = None
+    guidance: dict[str, float] = field(default_factory=lambda: {"weight": 1.0})
+    calibration: list[dict[str, Any]] = field(default_factory=list)
+
+    def document(self) -> dict[str, Any]:
+        """As the JSON document of `policy.json`."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        plain["state"], plain["actions"] = self.state.to_json(), self.actions.to_json()
+        plain["base"] = asdict(self.base) if self.base else None
+        return {"schema_version": SCHEMA_VERSION, **plain}
+
+    def merged(self) -> PolicySpec:
+        """The same policy as a model of its own, that can serve as a base in turn."""
+        return replace(self, kind="base", base=None)
+
+
+def save_spec(spec: PolicySpec, directory: Path) -> None:
+    """Write `policy.json` into `directory`."""
+    write_json(directory / FILE_NAME, spec.document())
+
+
+def load_spec(directory: Path) -> PolicySpec:
+    """Read `policy.json`.
+
+    Raises:
+        InputError: it is missing, of another version, or malformed.
+    """
+    path = directory / FILE_NAME
+    if not path.is_file():
+        raise InputError(
+            f"{directory} holds no {FILE_NAME}",
+            expected="a directory written by finetune",
+            hint=f"vla finetune DATASET --base BASE --out {directory}",
+        )
+    document = dict(read_json(path))
+    version = document.pop("schema_version", None)
+    if version != SCHEMA_VERSION:
+        raise InputError(f"{path} has schema_version {version}", expected=str(SCHEMA_VERSION))
+    try:
+        base = document.pop("base")
+        document["base"] = BaseReference(**base) if base else None
+        for key in ("state", "actions"):
+            document[key] = Statistics.from_json(document[key])
+        return PolicySpec(**document)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path} is malformed ({error})", hint="vla finetune again") from None
+
+
+def has_spec(directory: Path) -> bool:
+    """Whether a directory carries a `policy.json`."""
+    return (directory / FILE_NAME).is_file()
+
+
+def check_base(spec: PolicySpec, digest: str, base: str) -> None:
+    """Refuse to put an adapter on another base than the one it was trained on.
+
+    Raises:
+        InputError: the digests differ.
+    """
+    if spec.base is not None and spec.base.digest != digest:
+        raise InputError(
+            f"The adapter was trained on base '{spec.base.name}' ({spec.base.digest[:19]}...), "
+            f"but '{base}' is {digest[:19]}...",
+            expected="the same base: on another one the adapter's numbers mean nothing",
+            hint="--base with the directory or hub id of the base it was trained on",
+        )
+
+
+def digest_weights(directory: Path) -> str:
+    """SHA-256 over a model directory's configuration and safetensors files, whatever else lies beside them.
+
+    Raises:
+        InputError: there are no safetensors weights.
+    """
+    import hashlib
+
+    files = sorted(directory.glob("*.safetensors"))
+    if not files:
+        raise InputError(f"{directory} holds no safetensors weights", expected=f"{MODEL_WEIGHTS} and config.json")
+    whole = hashlib.sha256()
+    for file in [directory / "config.json", *files]:
+        if file.is_file():
+            whole.update(f"{file.name}\0{digest_file(file)}\n".encode())
+    return "sha256:" + whole.hexdigest()

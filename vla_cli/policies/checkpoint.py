@@ -1,0 +1,196 @@
+"""π0 checkpoints on disk: finding and loading a base, and putting an adapter onto it without losing a key."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vla_cli.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BaseReference, PolicySpec, digest_weights
+from vla_cli.errors import InputError
+from vla_cli.policies.modalities import is_unused
+from vla_cli.policies.prompts import Prompts
+
+
+@dataclass(frozen=True)
+class BaseFiles:
+    """Where a base's files are on this machine, and what identifies them."""
+
+    directory: Path
+    reference: BaseReference
+
+
+def locate_base(base: str) -> BaseFiles:
+    """Find a base policy: a local directory, or a hub id already in (or fetched into) the local hub cache.
+
+    Raises:
+        InputError: it is neither, or has no safetensors weights.
+    """
+    local = Path(base)
+    if local.is_dir():
+        return BaseFiles(local, BaseReference(base, digest_weights(local)))
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        # safetensors, JSON and tokenizer files only: no pickle is ever fetched
+        patterns = ["*.safetensors", "*.json", "*.model", "*.txt"]
+        snapshot = Path(snapshot_download(base, allow_patterns=patterns))
+    except (OSError, ValueError, HFValidationError) as error:
+        raise InputError(
+            f"The base '{base}' is neither a directory nor a hub model that can be reached "
+            f"({type(error).__name__}: {str(error).splitlines()[0]})",
+            expected="a directory with config.json and model.safetensors, or a hub id such as lerobot/pi0_base",
+            hint="--base sample_data/base",
+        ) from None
+    return BaseFiles(snapshot, BaseReference(base, digest_weights(snapshot), snapshot.name))
+
+
+def load_config(directory: Path) -> Any:
+    """Read a π0 configuration, in transformers' layout or in LeRobot's (`"type": "pi0"`, sizes of the full model).
+
+    Raises:
+        InputError: there is none, or it is of another model.
+    """
+    from transformers import PI0Config
+
+    path = directory / "config.json"
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error})", expected="the configuration of a pi0 model") from None
+    kind = document.get("model_type") or document.get("type")
+    if kind != "pi0":
+        raise InputError(f"{path} is of a '{kind}' model", expected="'pi0'", hint="--base with a pi0-family model")
+    if "model_type" in document:
+        return PI0Config.from_dict(document)
+    kept = {key: document[key] for key in ("chunk_size", "max_state_dim", "max_action_dim") if key in document}
+    return PI0Config(**kept)
+
+
+def load_base(base: str, *, tokenizer: str | None = None) -> tuple[nn.Module, Prompts, BaseFiles]:
+    """Load a base model in float32 on the CPU, with its prompts.
+
+    The same code loads the miniature and `lerobot/pi0_base`.
+
+    Args:
+        base: directory or hub id.
+        tokenizer: directory or hub id of the tokenizer, when the base does not carry one.
+
+    Raises:
+        InputError: files are missing or damaged, or weights do not fit the configuration.
+    """
+    from transformers import AutoTokenizer, PI0ForConditionalGeneration
+
+    files = locate_base(base)
+    config = load_config(files.directory)
+    config.loss_reduction = "none"
+    # its return type depends on output_loading_info, which annotations do not say
+    from_pretrained: Any = PI0ForConditionalGeneration.from_pretrained
+    try:
+        model, report = from_pretrained(
+            files.directory, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
+    except Exception as error:  # safetensors and transformers raise many kinds for damaged files
+        raise InputError(
+            f"The weights of base '{base}' cannot be loaded ({type(error).__name__}: {str(error).splitlines()[0]})",
+            expected="safetensors that fit config.json",
+        ) from error
+    missing = [key for key in report["missing_keys"] if not is_unused(key.rpartition(".")[0], config)]
+    if missing or report["mismatched_keys"]:
+        raise InputError(
+            f"The weights of base '{base}' do not fit its configuration: "
+            f"{len(missing)} missing (first: {missing[:3]}), {len(report['mismatched_keys'])} of another shape",
+            expected="every parameter that influences an action",
+        )
+    source = tokenizer or str(files.directory)
+    try:
+        words = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"No tokenizer for base '{base}' at '{source}' ({str(error).splitlines()[0]})",
+            expected="tokenizer.json beside the weights",
+            hint="put the tokenizer of google/paligemma-3b-pt-224 into the base's directory",
+        ) from None
+    vision = config.vlm_config.vision_config
+    patches = (vision.image_size // vision.patch_size) ** 2
+    return model, Prompts(words, config.vlm_config.image_token_id, patches), files
+
+
+def attach(model: nn.Module, adapter: Path, spec: PolicySpec) -> nn.Module:
+    """Put an adapter directory onto a freshly loaded base.
+
+    Every tensor of the file must arrive unchanged, and at least one must differ from "no adaptation": peft only warns
+    when it drops keys (π0's renames are applied twice to some), and a robot would then run the bare base.
+
+    Raises:
+        InputError: files are missing or damaged, keys were dropped, or the adapter does nothing.
+    """
+    if spec.kind == "full":
+        return _attach_full(model, adapter)
+    from peft import PeftModel
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        saved = load_file(adapter / ADAPTER_WEIGHTS)
+        wrapped = PeftModel.from_pretrained(model, str(adapter), is_trainable=False)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise InputError(
+            f"The adapter {adapter} cannot be loaded ({type(error).__name__}: {str(error).splitlines()[0]})",
+            expected=f"{ADAPTER_CONFIG} and {ADAPTER_WEIGHTS} written by finetune",
+            hint="vla finetune again with --overwrite",
+        ) from None
+    verify_loaded(wrapped, saved, adapter)
+    return wrapped
+
+
+def verify_loaded(wrapped: Any, saved: dict[str, Tensor], adapter: Path) -> None:
+    """Check that every saved adapter tensor is in the model bit for bit, and that together they change something.
+
+    Raises:
+        InputError: a key was dropped or changed at load, or all deltas are zero.
+    """
+    from peft import get_peft_model_state_dict
+
+    loaded = get_peft_model_state_dict(wrapped)
+    dropped = [key for key, value in saved.items() if key not in loaded or not torch.equal(loaded[key].cpu(), value)]
+    if dropped or set(loaded) != set(saved):
+        stray = sorted(set(loaded) - set(saved))
+        raise InputError(
+            f"{adapter}: {len(dropped)} of {len(saved)} adapter tensors were dropped or changed while loading "
+            f"(first: {(dropped + stray)[:3]})",
+            expected="every key of the file in the model, bit for bit",
+            hint="vla finetune again with --overwrite",
+        )
+    grown = [v for k, v in saved.items() if "lora_B" in k or "lora_" not in k]
+    if not any(bool(v.abs().max() > 0) for v in grown):
+        raise InputError(
+            f"{adapter} changes nothing: every delta is zero",
+            expected="a trained adapter",
+            hint="vla finetune with more --steps",
+        )
+
+
+def _attach_full(model: Any, adapter: Path) -> nn.Module:
+    from transformers import PI0ForConditionalGeneration
+
+    try:
+        full = PI0ForConditionalGeneration.from_pretrained(
+            adapter, config=model.config, dtype=torch.float32, use_safetensors=True
+        )
+    except Exception as error:  # see load_base
+        raise InputError(
+            f"The model in {adapter} cannot be loaded ({type(error).__name__}: {str(error).splitlines()[0]})",
+            hint="vla finetune again with --overwrite",
+        ) from error
+    changed = any(not torch.equal(a, b) for a, b in zip(model.parameters(), full.parameters(), strict=True))
+    if not changed:
+        raise InputError(
+            f"{adapter} changes nothing: its weights are the base's", hint="vla finetune with more --steps"
+        )
+    return full

@@ -1,0 +1,190 @@
+"""The training loop: AdamW, warm-up and cosine, checkpoints, and exact resume.
+
+Nothing random is carried from step to step: step s draws everything from (seed, s). So a run that is resumed from a
+checkpoint ends with the same bytes as one that was never stopped.
+
+    checkpoint.safetensors   trained weights and AdamW's two moments, by parameter name; its metadata says how many
+                             steps are in it
+    metrics.jsonl            one line a step
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from vla_cli.errors import InputError
+from vla_cli.files import replacing
+from vla_cli.policies.adaptation import trained_parameters
+from vla_cli.policies.flow import FlowPolicy
+from vla_cli.progress import Progress
+from vla_cli.windows import Samples, join
+
+CHECKPOINT, METRICS = "checkpoint.safetensors", "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of the loop; see `recipe.Recipe` for their meaning."""
+
+    steps: int
+    learning_rate: float
+    noise_draws: int
+    warmup: int
+    weight_decay: float
+    clip: float
+    seed: int
+    checkpoint_every: int
+
+
+def learning_rate(step: int, settings: Settings) -> float:
+    """Linear warm-up, then a cosine from the peak to a tenth of it. `step` counts from 0."""
+    warm = min(1.0, (step + 1) / max(1, settings.warmup))
+    share = step / max(1, settings.steps)
+    return settings.learning_rate * warm * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * share)))
+
+
+class Trainer:
+    """Trains the trainable parameters of a policy.
+
+    Args:
+        policy: the policy; `make_full` or `make_lora` decided what trains.
+        settings: of the loop.
+        directory: where checkpoints and metrics go.
+    """
+
+    def __init__(self, policy: FlowPolicy, settings: Settings, directory: Path) -> None:
+        self.policy, self.settings, self.directory = policy, settings, directory
+        self.parameters = trained_parameters(policy.model)
+        self.optimiser = torch.optim.AdamW(
+            self.parameters.values(),
+            lr=settings.learning_rate,
+            betas=(0.9, 0.95),
+            weight_decay=settings.weight_decay,
+        )
+
+    def run(
+        self,
+        draw: Callable[[np.random.Generator], dict[str, Samples]],
+        progress: Progress,
+        held_out: Callable[[], float] | None = None,
+    ) -> dict[str, float]:
+        """Train to the end, from a checkpoint when the directory holds one.
+
+        Args:
+            draw: the groups of one batch ("demonstrations", and what retention methods add), from a generator.
+            progress: told after every step.
+            held_out: loss on held-out windows, measured at checkpoints and at the end.
+
+        Returns:
+            The last step's metrics.
+
+        Raises:
+            InputError: the loss stopped being finite.
+        """
+        first = self._restore()
+        progress.start("fine-tuning", self.settings.steps)
+        progress.advance(first)
+        row: dict[str, float] = {}
+        with (self.directory / METRICS).open("a", encoding="utf-8") as metrics:
+            for step in range(first, self.settings.steps):
+                row = self._step(step, draw)
+                done = step + 1
+                last = done == self.settings.steps
+                checkpoint = done % self.settings.checkpoint_every == 0
+                if held_out is not None and (checkpoint or last):
+                    row["held_out_loss"] = held_out()
+                metrics.write(json.dumps(row) + "\n")
+                if checkpoint and not last:
+                    metrics.flush()
+                    self._save(done)
+                progress.advance(1, loss=row["loss"])
+        (self.directory / CHECKPOINT).unlink(missing_ok=True)
+        return row
+
+    def _step(self, step: int, draw: Callable[[np.random.Generator], dict[str, Samples]]) -> dict[str, float]:
+        groups = draw(np.random.default_rng([self.settings.seed, step]))
+        generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + step)
+        rate = learning_rate(step, self.settings)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.policy.model.train()
+        losses = self._losses(groups, generator)
+        loss = torch.cat(list(losses.values())).mean()
+        if not torch.isfinite(loss):
+            raise InputError(
+                f"The loss became {loss.item()} at step {step + 1}",
+                expected="a finite loss",
+                hint="a smaller --learning-rate, and look at stats.json for dimensions with a tiny std",
+            )
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.clip)
+        self.optimiser.step()
+        row = {"step": step + 1, "loss": loss.item(), "grad_norm": float(norm), "learning_rate": rate}
+        return {**row, **{f"loss_{name}": values.mean().item() for name, values in losses.items()}}
+
+    def _losses(self, groups: dict[str, Samples], generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """Loss of each window by group; groups with one image shape share a forward pass."""
+        names = list(groups)
+        samples = join([groups[name] for name in names])
+        batch = self.policy.collate(
+            samples.images, samples.state, samples.instructions, samples.actions, samples.real_steps
+        )
+        each = self.policy.losses(batch, draws=self.settings.noise_draws, generator=generator)
+        return dict(zip(names, each.split([len(groups[name]) for name in names]), strict=True))
+
+    def _save(self, done: int) -> None:
+        tensors = {}
+        for name, parameter in self.parameters.items():
+            state = self.optimiser.state[parameter]
+            tensors[f"weight.{name}"] = parameter.detach().contiguous()
+            tensors[f"first.{name}"] = state["exp_avg"].contiguous()
+            tensors[f"second.{name}"] = state["exp_avg_sq"].contiguous()
+        # the step goes into the same file as the weights: the two cannot disagree after a crash
+        with replacing(self.directory / CHECKPOINT) as partial:
+            save_file(tensors, partial, metadata={"step": str(done)})
+
+    def _restore(self) -> int:
+        path = self.directory / CHECKPOINT
+        metrics = self.directory / METRICS
+        if not path.is_file():
+            metrics.unlink(missing_ok=True)
+            return 0
+        done = _checkpoint_step(path)
+        tensors = load_file(path)
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(tensors[f"weight.{name}"])
+                self.optimiser.state[parameter] = {
+                    "step": torch.tensor(float(done)),
+                    "exp_avg": tensors[f"first.{name}"].to(parameter.device),
+                    "exp_avg_sq": tensors[f"second.{name}"].to(parameter.device),
+                }
+        lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+        metrics.write_text("".join(lines[:done]), encoding="utf-8")
+        return done
+
+
+def _checkpoint_step(path: Path) -> int:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        return int(file.metadata()["step"])
+
+
+def held_out_loss(policy: FlowPolicy, samples: Samples, *, draws: int, seed: int) -> float:
+    """Mean flow-matching loss on fixed windows with fixed noise."""
+    generator = torch.Generator().manual_seed(seed)
+    policy.model.eval()
+    with torch.no_grad():
+        batch = policy.collate(samples.images, samples.state, samples.instructions, samples.actions, samples.real_steps)
+        return policy.losses(batch, draws=draws, generator=generator).mean().item()

@@ -1,0 +1,125 @@
+"""Recipes: small YAML files that say how to fine-tune. Anyone can read one, copy it and pass the copy to `--recipe`.
+
+summary: one line
+method: full | lora
+steps, batch_size, learning_rate, noise_draws, warmup, weight_decay, clip
+rank, alpha, heads: full | lora | auto          for method lora
+retention: {method: {option: value}}            see vla_cli/retention
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vla_cli.errors import ConfigError
+
+FOLDER = Path(__file__).parent / "recipes"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A resolved recipe.
+
+    Attributes:
+        name: file stem.
+        summary: one line for people.
+        method: "full" (all weights) or "lora".
+        steps: optimiser steps.
+        batch_size: windows a step, rehearsed ones included.
+        learning_rate: peak, reached after `warmup` steps, then a cosine down to a tenth.
+        noise_draws: flow-matching noise draws a window.
+        warmup: steps.
+        weight_decay: AdamW's, on the trained weights.
+        clip: largest gradient norm.
+        rank, alpha: LoRA's; the delta is alpha / rank * B A.
+        heads: how state and action projections are adapted with LoRA: "lora" (the output projection only), "full"
+            (all of them trained outright), or "auto" (full when the robot is new to the base, else lora).
+        retention: method name to its options.
+    """
+
+    name: str
+    method: str
+    summary: str = ""
+    steps: int = 300
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    noise_draws: int = 2
+    warmup: int = 20
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    rank: int = 8
+    alpha: float = 8
+    heads: str = "auto"
+    retention: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def document(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+
+def recipe_names() -> list[str]:
+    """The recipes that ship with the tool."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def load_recipe(name: str, **overrides: Any) -> Recipe:
+    """Load a recipe by name or YAML path; overrides that are None are left out.
+
+    Raises:
+        ConfigError: unknown recipe, unknown or ill-typed keys; all problems of a file at once.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
+    if not path.is_file():
+        raise ConfigError(
+            f"There is no recipe '{name}'", expected=f"one of {', '.join(recipe_names())}, or the path of a YAML file"
+        )
+    document = read_yaml(path)
+    document.update({key: value for key, value in overrides.items() if value is not None})
+    problems = _problems(document)
+    if problems:
+        raise ConfigError(f"The recipe {name} cannot be used: {'; '.join(problems)}")
+    return Recipe(name=path.stem, **document)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping, safely.
+
+    Raises:
+        ConfigError: it is missing, not YAML, or not a mapping.
+    """
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist", expected="a YAML file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path} holds a {type(document).__name__}", expected="a mapping of options")
+    return document
+
+
+_POSITIVE = ("steps", "batch_size", "learning_rate", "noise_draws", "rank", "alpha", "clip")
+
+
+def _problems(document: dict[str, Any]) -> list[str]:
+    known = {f.name: f for f in fields(Recipe) if f.name != "name"}
+    found = [f"unknown key '{key}' (known: {', '.join(known)})" for key in document if key not in known]
+    if document.get("method") not in ("full", "lora"):
+        found.append(f"method is {document.get('method')!r}, not full or lora")
+    if document.get("heads", "auto") not in ("full", "lora", "auto"):
+        found.append(f"heads is {document['heads']!r}, not full, lora or auto")
+    for key in (*_POSITIVE, "warmup", "weight_decay"):
+        value = document.get(key, 1)
+        whole = known[key].type == "int"
+        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+            found.append(f"{key} is {value!r}, not a {'whole ' if whole else ''}number")
+        elif value < 0 or (key in _POSITIVE and value == 0):
+            found.append(f"{key} is {value}, not {'above' if key in _POSITIVE else 'at least'} 0")
+    retention = document.get("retention", {})
+    if not isinstance(retention, dict) or not all(isinstance(v, dict) for v in retention.values()):
+        found.append("retention is not a mapping of method to options")
+    return found

@@ -1,0 +1,151 @@
+"""Rehearsal of base-domain data, made to look like the demonstrations.
+
+Plain replay keeps the base's abilities in the base's look; at deployment the look is another, and the policy falls
+back on the one task it saw there. So replayed images are matched to the demonstrations:
+
+- style: per-channel mean and standard deviation of a replayed image are moved to those of a random demonstration
+  frame, with some probability (the rest keeps the base's look);
+- geometry: the picture is turned, zoomed and shifted at random, as another camera would see it. State and action are
+  in the robot's frame and stay.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+
+from vla_cli.errors import ConfigError
+from vla_cli.retention import Context
+from vla_cli.windows import Samples, Windows
+
+
+@dataclass(frozen=True)
+class RehearsalOptions:
+    """Options of `retention: rehearsal:` in a recipe.
+
+    Attributes:
+        fraction: share of each batch that is replay, in (0, 1).
+        style_probability: share of replayed images that take the demonstrations' style.
+        geometry_probability: share of replayed images that are turned, zoomed and shifted.
+        rotation: largest turn, degrees.
+        zoom: smallest and largest magnification.
+        shift: largest shift, as a share of the image's edge.
+    """
+
+    fraction: float = 0.25
+    style_probability: float = 0.7
+    geometry_probability: float = 0.0
+    rotation: float = 25.0
+    zoom: tuple[float, float] = (0.88, 1.04)
+    shift: float = 0.035
+
+
+class Rehearsal:
+    """See the module's docstring.
+
+    Args:
+        options: as in the recipe.
+
+    Raises:
+        ConfigError: unknown or impossible options.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        known = {f.name for f in fields(RehearsalOptions)}
+        unknown = sorted(set(options) - known)
+        if unknown:
+            raise ConfigError(f"rehearsal has no option {unknown[0]!r}", expected=f"one of {', '.join(sorted(known))}")
+        self.options = RehearsalOptions(**options)
+        if not 0 < self.options.fraction < 1:
+            raise ConfigError(f"rehearsal's fraction is {self.options.fraction}", expected="a share between 0 and 1")
+        self._replay: Windows | None = None
+        self._style = np.empty((0, 2, 1, 1, 1, 3))
+        self._drawn = 0
+
+    def share(self, batch_size: int) -> int:
+        """At least one window, and at least one is left to the demonstrations."""
+        return min(max(1, round(self.options.fraction * batch_size)), batch_size - 1)
+
+    def prepare(self, context: Context) -> None:
+        """Take the style of the demonstrations.
+
+        Raises:
+            ConfigError: there is no replay data.
+        """
+        if context.replay is None:
+            raise ConfigError(
+                "This recipe rehearses base-domain data, and none was given",
+                expected="--replay with episodes or a dataset of the base's own domain",
+                hint="--replay, or --recipe lora (which does not protect against lock-in)",
+            )
+        self._replay = context.replay
+        chosen = np.linspace(0, len(context.demonstrations) - 1, min(256, len(context.demonstrations))).astype(int)
+        self._style = channel_style(context.demonstrations.gather(chosen).images)
+
+    def draw(self, rng: np.random.Generator, count: int) -> Samples:
+        """`count` replayed windows, some in the demonstrations' style, some seen by another camera."""
+        assert self._replay is not None
+        samples = self._replay.draw(rng, count)
+        images = samples.images.astype(np.float32)
+        turned = rng.random(count) < self.options.geometry_probability
+        if turned.any():
+            images[turned] = self._another_camera(images[turned], rng)
+        styled = rng.random(count) < self.options.style_probability
+        if styled.any():
+            wanted = self._style[rng.integers(0, len(self._style), int(styled.sum()))]
+            images[styled] = match_style(images[styled], wanted)
+        samples.images = np.clip(images + 0.5, 0, 255).astype(np.uint8)
+        self._drawn += count
+        return samples
+
+    def facts(self) -> dict[str, Any]:
+        """How much was rehearsed."""
+        windows = len(self._replay) if self._replay is not None else 0
+        return {"fraction": self.options.fraction, "replay_windows": windows}
+
+    def _another_camera(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        o, count = self.options, len(images)
+        angle = np.deg2rad(rng.uniform(-o.rotation, o.rotation, count))
+        zoom = rng.uniform(*o.zoom, count)
+        shift = rng.uniform(-o.shift, o.shift, (count, 2)) * 2
+        return warp(images, angle, zoom, shift)
+
+
+def channel_style(images: np.ndarray) -> np.ndarray:
+    """Per-channel mean and standard deviation of each image.
+
+    Args:
+        images: [N, C, H, W, 3] in 0..255.
+
+    Returns:
+        [N, 2, C, 1, 1, 3] float32: mean, standard deviation.
+    """
+    pixels = images.astype(np.float32)
+    return np.stack([pixels.mean((2, 3), keepdims=True), pixels.std((2, 3), keepdims=True)], axis=1)
+
+
+def match_style(images: np.ndarray, style: np.ndarray) -> np.ndarray:
+    """Move each image's per-channel mean and standard deviation to `style` ([N, 2, C, 1, 1, 3])."""
+    own = channel_style(images)
+    return (images - own[:, 0]) / np.maximum(own[:, 1], 1.0) * style[:, 1] + style[:, 0]
+
+
+def warp(images: np.ndarray, angle: np.ndarray, zoom: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """Turn, zoom and shift images about their centres; what comes in from outside repeats the edge.
+
+    Args:
+        images: float32 [N, C, H, W, 3].
+        angle: [N] radians. zoom: [N]. shift: [N, 2], in half edges.
+    """
+    count, cameras = images.shape[:2]
+    cos, sin = np.cos(angle) / zoom, np.sin(angle) / zoom
+    theta = np.stack([np.stack([cos, -sin, shift[:, 0]], -1), np.stack([sin, cos, shift[:, 1]], -1)], 1)
+    pixels = torch.from_numpy(images).reshape(count * cameras, *images.shape[2:]).permute(0, 3, 1, 2)
+    grid = torch.nn.functional.affine_grid(
+        torch.from_numpy(theta).float().repeat_interleave(cameras, 0), list(pixels.shape), align_corners=False
+    )
+    warped = torch.nn.functional.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
+    return warped.permute(0, 2, 3, 1).reshape(images.shape).numpy()

@@ -1,0 +1,192 @@
+"""Closed loop: the policies act in a world, all from the same scenes, with the same pixel noise and flow noise.
+
+Every condition is one batch of episodes. Success, grounding and locked behaviour are counted apart (methods.md 4), with
+Wilson intervals. The do-nothing control is run like any policy: if it scores, no other number counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from zlib import crc32
+
+import numpy as np
+
+from vla_cli.errors import ConfigError, InputError
+from vla_cli.guidance import Contrast
+from vla_cli.progress import SILENT, Progress
+from vla_cli.report import DO_NOTHING, Condition, Film, Rollout, Row, count_row
+from vla_cli.suites import Actor, Findings
+from vla_cli.worlds.contract import CONDITIONS, Case, World
+
+FILM_FRAMES = 8
+HIGHEST_DO_NOTHING = 0.05
+
+
+def run(
+    policies: Mapping[str, Actor],
+    world: World,
+    *,
+    episodes: int,
+    seed: int,
+    conditions: Sequence[str] = (),
+    guidance_weight: float = 1.0,
+    films: int = 2,
+    progress: Progress = SILENT,
+) -> Findings:
+    """Run every policy under every condition.
+
+    Args:
+        policies: name to policy, in the order of the report.
+        world: where.
+        episodes: a condition.
+        seed: of scenes, pixel noise and flow noise; shared by all policies.
+        conditions: which; empty for all that the world can ask.
+        guidance_weight: contrastive prompt guidance for adapted policies; 1 is plain prompting.
+        films: episodes a condition kept as pictures.
+        progress: told after every condition.
+
+    Raises:
+        ConfigError: an unknown condition.
+        InputError: a policy does not fit the world.
+    """
+    for name, policy in policies.items():
+        _check_fits(name, policy, world)
+    findings = Findings()
+    asked = _asked(world, conditions, findings)
+    progress.start("evaluating", len(asked) * len(policies))
+    for condition in asked:
+        cases = world.cases(condition, episodes, seed)
+        examples = tuple(dict.fromkeys(case.instruction for case in cases))[:3]
+        findings.conditions.append(Condition(condition, CONDITIONS[condition], examples))
+        for name, policy in policies.items():
+            contrast = _contrast(policy, guidance_weight)
+            rollouts, shown = _run_condition(name, policy, world, condition, cases, seed, contrast, films)
+            findings.rollouts.extend(rollouts)
+            findings.films.extend(shown)
+            rows = count(rollouts)
+            findings.rows.extend(rows)
+            progress.advance(1, success=rows[0].value)
+    _check_controls(findings)
+    return findings
+
+
+def _check_fits(name: str, policy: Actor, world: World) -> None:
+    widths = (len(policy.spec.state_names), len(policy.spec.action_names), len(policy.spec.cameras))
+    wanted = (world.state_width, world.action_width, 1)
+    if widths != wanted:
+        raise InputError(
+            f"Policy '{name}' has {widths[0]} state and {widths[1]} action dimensions and {widths[2]} camera(s), "
+            f"but the world {world.label} has {wanted[0]}, {wanted[1]} and {wanted[2]}",
+            hint="--world none --dataset DATASET for the open-loop report on the robot's own recordings",
+        )
+
+
+def _asked(world: World, conditions: Sequence[str], findings: Findings) -> list[str]:
+    possible = world.conditions()
+    unknown = [c for c in conditions if c not in possible]
+    if unknown:
+        raise ConfigError(f"There is no condition '{unknown[0]}'", expected=f"one of {', '.join(possible)}")
+    wanted = [c for c in possible if not conditions or c in conditions]
+    for condition in wanted:
+        if possible[condition] is not None:
+            findings.warnings.append(f"The condition {condition} was left out: {possible[condition]}.")
+    return [c for c in wanted if possible[c] is None]
+
+
+def _contrast(policy: Actor, weight: float) -> Contrast | None:
+    """Guidance against the instruction a policy was fine-tuned on; a base has none to contrast with."""
+    if weight == 1.0 or not policy.spec.instructions:
+        return None
+    return Contrast(policy.spec.instructions[0], weight)
+
+
+def _run_condition(
+    name: str,
+    policy: Actor,
+    world: World,
+    condition: str,
+    cases: Sequence[Case],
+    seed: int,
+    contrast: Contrast | None,
+    films: int,
+) -> tuple[list[Rollout], list[Film]]:
+    """One policy under one condition: its rollouts, and the first few episodes as pictures."""
+    environment = world.environment(condition, cases, seed)
+    observation, _ = environment.reset()
+    # one stream of flow noise a condition, whatever the policy: the runs are paired
+    rng = np.random.default_rng([seed, crc32(condition.encode())])
+    frames = [observation["image"][:films].copy()]
+    ended = np.zeros(len(cases), bool)
+    while not ended.all():
+        noise = rng.standard_normal(policy.noise_shape(len(cases)), np.float32)
+        chunk = _act(policy, observation, cases, noise, contrast, still=condition == DO_NOTHING)
+        observation, _, terminated, truncated, _ = environment.step_chunk(chunk[:, : policy.spec.execute_steps])
+        ended = terminated | truncated
+        frames.append(observation["image"][:films].copy())
+    rollouts = [
+        Rollout(name, condition, i, case.instruction, o.success, o.grounded, o.locked, o.did, o.steps)
+        for i, (case, o) in enumerate(zip(cases, world.outcomes(environment, cases, condition), strict=True))
+    ]
+    return rollouts, [_film(rollouts[i], np.stack([f[i] for f in frames])) for i in range(min(films, len(cases)))]
+
+
+def _act(
+    policy: Actor,
+    observation: Mapping[str, np.ndarray],
+    cases: Sequence[Case],
+    noise: np.ndarray,
+    contrast: Contrast | None,
+    *,
+    still: bool,
+) -> np.ndarray:
+    if still:
+        return np.zeros((len(cases), policy.spec.execute_steps, len(policy.spec.action_names)), np.float32)
+    instructions = [case.instruction for case in cases]
+    images, state = observation["image"][:, None], observation["state"]
+    if contrast is None:
+        return policy.act(images, state, instructions, noise)
+    # an instruction cannot be contrasted with itself: those episodes are prompted plainly
+    same = np.array([i.split() == contrast.negative.split() for i in instructions])
+    chunk = np.empty((len(cases), *noise.shape[1:2], len(policy.spec.action_names)), np.float32)
+    for which, guidance in ((np.flatnonzero(same), None), (np.flatnonzero(~same), contrast)):
+        if len(which):
+            words = [instructions[i] for i in which]
+            chunk[which] = policy.act(images[which], state[which], words, noise[which], contrast=guidance)
+    return chunk
+
+
+def _film(rollout: Rollout, frames: np.ndarray) -> Film:
+    """A few frames from the first to the last that differs from the one before."""
+    moving = [i for i in range(1, len(frames)) if not np.array_equal(frames[i], frames[i - 1])]
+    last = moving[-1] if moving else 0
+    chosen = np.unique(np.linspace(0, last, FILM_FRAMES).round().astype(int))
+    return Film(
+        rollout.policy,
+        rollout.condition,
+        rollout.episode,
+        rollout.instruction,
+        rollout.did,
+        rollout.success,
+        frames[chosen],
+    )
+
+
+def count(rollouts: Sequence[Rollout]) -> list[Row]:
+    """Rows for one policy under one condition: success, and grounding and locked where they mean something."""
+    policy, condition = rollouts[0].policy, rollouts[0].condition
+    rows = [count_row(policy, condition, "success", sum(r.success for r in rollouts), len(rollouts))]
+    for metric, facts in (("grounding", [r.grounded for r in rollouts]), ("locked", [r.locked for r in rollouts])):
+        known = [fact for fact in facts if fact is not None]
+        if known:
+            rows.append(count_row(policy, condition, metric, sum(known), len(known)))
+    return rows
+
+
+def _check_controls(findings: Findings) -> None:
+    for row in findings.rows:
+        if row.condition == DO_NOTHING and row.metric == "success" and row.value > HIGHEST_DO_NOTHING:
+            findings.warnings.append(
+                f"A policy that does nothing succeeds in {row.k} of {row.n} episodes: the success test of this world "
+                "is too easy, and no success figure here counts."
+            )
+            return
