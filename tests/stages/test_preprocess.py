@@ -1,0 +1,283 @@
+import json
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from builders import InterruptAfter, assert_refused, contents, motion, real_log, replace, robomimic_log
+
+from vla_cli.configs import IngestConfig, PreprocessConfig
+from vla_cli.dataset import load_dataset
+from vla_cli.errors import CheckFailed, ConfigError, InputError
+from vla_cli.files import digest_file, read_json
+from vla_cli.stages import ingest, preprocess
+
+
+@pytest.fixture
+def episodes(tmp_path):
+    """Make an `episodes/` artefact from a robomimic log."""
+
+    def make(demos: int = 6, alter=lambda index, group: None, **changes):
+        source = robomimic_log(tmp_path / "log.hdf5", demos=demos, alter=alter, **changes)
+        ingest.run(IngestConfig(source=source, out=tmp_path / "episodes", overwrite=True))
+        return tmp_path / "episodes"
+
+    return make
+
+
+def run(directory, out, **options) -> dict:
+    return preprocess.run(PreprocessConfig(episodes=directory, out=out, **options))
+
+
+def test_episodes_become_a_dataset(episodes, tmp_path) -> None:
+    summary = run(episodes(), tmp_path / "dataset")
+    dataset = load_dataset(tmp_path / "dataset")
+    assert sorted(contents(tmp_path / "dataset")) == [
+        "dataset.hdf5",
+        "quality.json",
+        "run.json",
+        "splits.json",
+        "stats.json",
+    ]
+    assert summary["counts"]["frames"] == 120 and (summary["state_dim"], summary["action_dim"]) == (4, 4)
+    assert json.loads(json.dumps(summary)) == summary and summary["stage"] == "preprocess"
+    assert len(dataset.train) == 5 and len(dataset.valid) == 1 and not set(dataset.train) & set(dataset.valid)
+    assert dataset.rate_hz == 10.0 and dataset.cameras == ["camera"]
+    assert dataset.state_names == ["gripper[0]", "position[0]", "position[1]", "position[2]"]
+    assert dataset.world is not None and dataset.world["env_kwargs"]["shift"] == "V"
+    parts = motion(20, seed=2)
+    demo = dataset.demonstrations[2]
+    assert np.array_equal(demo.actions, parts["actions"].astype(np.float32))
+    assert np.array_equal(demo.state[:, 1:], parts["position"].astype(np.float32))
+    assert np.array_equal(demo.images["camera"], parts["camera"])
+    assert demo.instructions == ["put the red cube in the bowl"] and demo.operator == "ada"
+    quality = read_json(tmp_path / "dataset" / "quality.json")
+    assert quality["operators"]["ada"] == {"episodes": 3, "frames": 60, "seconds": 6.0, "idle_trimmed": 0}
+    assert quality["episodes"][0]["resampled"] is False
+
+
+def test_statistics_are_of_the_training_split_alone(episodes, tmp_path) -> None:
+    run(episodes(), tmp_path / "dataset")
+    dataset = load_dataset(tmp_path / "dataset")
+    stacked = np.concatenate([demo.state for demo in dataset.split("train")])
+    assert np.allclose(dataset.statistics.state.mean, stacked.mean(axis=0))
+    everything = np.concatenate([demo.state for demo in dataset.demonstrations])
+    assert not np.allclose(dataset.statistics.state.mean, everything.mean(axis=0))
+
+
+def test_equal_runs_and_resumed_runs_give_equal_bytes(episodes, tmp_path) -> None:
+    directory = episodes()
+    for name in ("a", "b"):
+        run(directory, tmp_path / name, image_size=10, seed=3)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    config = PreprocessConfig(episodes=directory, out=tmp_path / "c", image_size=10, seed=3)
+    with pytest.raises(KeyboardInterrupt):
+        preprocess.run(config, InterruptAfter(3))
+    assert not (tmp_path / "c").exists()
+    summary = run(directory, tmp_path / "c", image_size=10, seed=3, resume=True)
+    assert contents(tmp_path / "c") == contents(tmp_path / "a")
+    assert run(directory, tmp_path / "c", image_size=10, seed=3, resume=True) == summary
+
+
+def test_pictures_rate_and_dimensions_as_asked(episodes, tmp_path) -> None:
+    summary = run(episodes(), tmp_path / "d", image_size=10, rate=5.0, action_dims="3,0", state_dims="1-3")
+    dataset = load_dataset(tmp_path / "d")
+    assert dataset.rate_hz == 5.0 and dataset.demonstrations[0].images["camera"].shape == (10, 10, 10, 3)
+    assert dataset.action_names == ["action[3]", "action[0]"] and len(dataset.state_names) == 3
+    assert any("resampled from 10 Hz to 5 Hz" in warning for warning in summary["warnings"])
+    assert summary["counts"]["episodes_resampled"] == 6
+
+
+def test_idle_frames_are_trimmed_and_counted(episodes, tmp_path) -> None:
+    def still_head(index: int, group: h5py.Group) -> None:
+        for key in ("obs/position", "obs/gripper"):
+            values = group[key][()]
+            values[:8] = values[8]
+            replace(group, key, values)
+
+    directory = episodes(alter=still_head)
+    summary = run(directory, tmp_path / "d")
+    assert summary["counts"]["idle_frames_trimmed"] == 6 * 7 and summary["counts"]["frames"] == 6 * 13
+    assert run(directory, tmp_path / "e", keep_idle=True)["counts"]["frames"] == 120
+
+
+def test_an_episode_that_stands_still_is_skipped_by_name(episodes, tmp_path) -> None:
+    def still(index: int, group: h5py.Group) -> None:
+        if index == 2:
+            for key in ("obs/position", "obs/gripper", "actions"):
+                replace(group, key, np.ones_like(group[key][()]))
+
+    summary = run(episodes(alter=still), tmp_path / "d")
+    assert [item["name"] for item in summary["skipped"]] == ["demo_2"]
+    assert "nothing moves" in summary["skipped"][0]["reason"]
+
+
+def test_the_minority_with_other_widths_or_sizes_is_skipped(episodes, tmp_path) -> None:
+    def differ(index: int, group: h5py.Group) -> None:
+        if index == 0:
+            replace(group, "actions", np.random.default_rng(0).normal(size=(20, 5)))
+        if index == 3:
+            replace(group, "obs/camera", np.zeros((20, 9, 9, 3), np.uint8))
+
+    directory = episodes(alter=differ)
+    summary = run(directory, tmp_path / "d")
+    reasons = {item["name"]: item["reason"] for item in summary["skipped"]}
+    assert set(reasons) == {"demo_0", "demo_3"}
+    assert "4 and 5" in reasons["demo_0"] and "5 of 6 episodes have 4 and 4" in reasons["demo_0"]
+    assert "camera 9x9" in reasons["demo_3"]
+    assert run(directory, tmp_path / "e", image_size=12)["counts"]["episodes_out"] == 5
+    out = tmp_path / "f"
+    assert_refused(CheckFailed, out, lambda: run(directory, out, strict=True), "--strict", "demo_0")
+
+
+def test_cameras_not_everywhere_are_dropped_and_said_or_kept_on_demand(episodes, tmp_path) -> None:
+    def extra(index: int, group: h5py.Group) -> None:
+        if index != 1:
+            group["obs/wrist"] = np.random.default_rng(index).integers(0, 256, (20, 8, 8, 3), np.uint8)
+
+    directory = episodes(alter=extra)
+    summary = run(directory, tmp_path / "d")
+    assert summary["cameras"] == ["camera"]
+    assert any("'wrist' is dropped: 5 of 6" in warning for warning in summary["warnings"])
+    summary = run(directory, tmp_path / "e", cameras=("wrist", "camera"))
+    assert summary["cameras"] == ["wrist", "camera"] and load_dataset(tmp_path / "e").cameras == ["wrist", "camera"]
+    assert summary["skipped"] == [{"name": "demo_1", "reason": "it has no camera wrist"}]
+
+
+def test_without_a_common_camera_the_majority_decides(episodes, tmp_path) -> None:
+    def other(index: int, group: h5py.Group) -> None:
+        if index == 4:
+            group.move("obs/camera", "obs/top")
+
+    summary = run(episodes(alter=other), tmp_path / "d")
+    assert summary["cameras"] == ["camera"] and [item["name"] for item in summary["skipped"]] == ["demo_4"]
+
+
+def test_a_robot_too_wide_for_pi0_is_told_how_to_pick(episodes, tmp_path) -> None:
+    def wide(index: int, group: h5py.Group) -> None:
+        actions = np.zeros((20, 40))
+        actions[:, 5:9] = np.random.default_rng(index).normal(size=(20, 4))
+        replace(group, "actions", actions)
+
+    directory = episodes(alter=wide)
+    warning = next(w for w in run(directory, tmp_path / "d")["warnings"] if "pi0" in w)
+    assert "40 dimensions" in warning and "at most 32" in warning and "--action-dims 5-8" in warning
+    assert run(directory, tmp_path / "e", action_dims="5-8")["action_dim"] == 4
+
+
+def test_seeds_change_the_split_only(episodes, tmp_path) -> None:
+    directory = episodes(demos=12)
+    splits = {
+        tuple(run(directory, tmp_path / str(s), seed=s) and load_dataset(tmp_path / str(s)).valid) for s in range(4)
+    }
+    assert len(splits) > 1
+
+
+def test_a_dry_run_writes_nothing(episodes, tmp_path) -> None:
+    directory = episodes()
+    before = sorted(p.name for p in tmp_path.iterdir())
+    plan = preprocess.plan(PreprocessConfig(episodes=directory, out=tmp_path / "d"))
+    assert plan["episodes"] == 6 and plan["frames_before_trimming"] == 120 and plan["rate_hz"] == 10.0
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"rate": -1.0}, "--rate"),
+        ({"val_fraction": 1.0}, "--val-fraction"),
+        ({"image_size": 2}, "--image-size"),
+        ({"cameras": ("top",)}, "--cameras names top"),
+        ({"cameras": ("camera", "camera")}, "twice"),
+        ({"action_dims": "0-9"}, "--action-dims"),
+        ({"state_dims": "x"}, "--state-dims"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(episodes, tmp_path, options: dict, said: str) -> None:
+    directory, out = episodes(demos=2), tmp_path / "d"
+    assert_refused(ConfigError, out, lambda: run(directory, out, **options), said)
+
+
+def test_all_bad_options_are_told_at_once(tmp_path) -> None:
+    out = tmp_path / "d"
+    assert_refused(ConfigError, out, lambda: run(tmp_path, out, rate=-1.0, image_size=1), "--rate", "--image-size")
+
+
+def test_bad_input_leaves_nothing_behind(episodes, tmp_path) -> None:
+    out = tmp_path / "d"
+    assert_refused(InputError, out, lambda: run(tmp_path / "nowhere", out), "is not a directory")
+    (tmp_path / "empty").mkdir()
+    assert_refused(InputError, out, lambda: run(tmp_path / "empty", out), "manifest.jsonl", "collect-ingest")
+    (tmp_path / "empty" / "manifest.jsonl").write_text("")
+    assert_refused(InputError, out, lambda: run(tmp_path / "empty", out), "no usable episode")
+    directory = episodes(demos=3)
+    assert_refused(ConfigError, directory, lambda: run(directory, directory, overwrite=True), "overlap")
+    file = directory / "demo_1.hdf5"
+    file.write_bytes(file.read_bytes()[:2000])
+    assert_refused(InputError, out, lambda: run(directory, out), "demo_1.hdf5", "changed")
+
+
+def test_a_finished_output_of_another_request_is_not_resumed(episodes, tmp_path) -> None:
+    directory, out = episodes(demos=2), tmp_path / "d"
+    run(directory, out)
+    assert_refused(ConfigError, out, lambda: run(directory, out), "is not empty")
+    assert_refused(ConfigError, out, lambda: run(directory, out, rate=5.0, resume=True), "rate (was None, now 5.0)")
+
+
+def test_dataset_warnings(episodes, tmp_path) -> None:
+    def alter(index: int, group: h5py.Group) -> None:
+        del group.attrs["ep_meta"], group["obs/position"], group["obs/gripper"]
+
+    warnings = " ".join(run(episodes(demos=2, alter=alter), tmp_path / "d")["warnings"])
+    assert "no instruction" in warnings and "no state" in warnings and "No episode is held out" in warnings
+
+
+def test_episodes_of_different_worlds_name_none(episodes, tmp_path) -> None:
+    directory = episodes(demos=2)
+    rows = [json.loads(line) for line in (directory / "manifest.jsonl").read_text().splitlines()]
+    with h5py.File(directory / rows[1]["file"], "a") as file:
+        file.attrs["world"] = json.dumps({"env_name": "other"})
+    rows[1]["digest"] = digest_file(directory / rows[1]["file"])
+    (directory / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    summary = run(directory, tmp_path / "d")
+    assert load_dataset(tmp_path / "d").world is None and any("--world" in w for w in summary["warnings"])
+
+
+def two_episodes(source: Path, root: Path) -> Path:
+    """The real set with only its two shortest episodes listed, to save time; its files and their oddities are kept."""
+    root.mkdir()
+    for part in ("data", "videos"):
+        (root / part).symlink_to(source / part)
+    shutil.copytree(source / "meta", root / "meta")
+    listed = (source / "meta/episodes.jsonl").read_text().splitlines()
+    (root / "meta").chmod(0o755)
+    (root / "meta/episodes.jsonl").unlink()
+    (root / "meta/episodes.jsonl").write_text("\n".join(listed[3:5]) + "\n")
+    return root
+
+
+def test_the_real_gr00t_set_goes_through_both_stages(tmp_path) -> None:
+    """44 dimensions of which few ever move, and metadata that contradict the files: counted by hand."""
+    source = two_episodes(real_log("gr00t_lerobot_v2/robot_sim.PickNPlace"), tmp_path / "log")
+    summary = ingest.run(IngestConfig(source=source, out=tmp_path / "episodes"))
+    assert summary["counts"] == {"episodes_in": 2, "steps": 740, "episodes_out": 2, "episodes_skipped": 0}
+    assert [text.split()[2] for text in summary["instructions"]] == ["cupcake", "salt"]
+    said = " ".join(summary["warnings"])
+    assert "'observation.images.egoview'" in said and "0:100" in said and "does not list episode_000000" in said
+    wide = preprocess.plan(PreprocessConfig(episodes=tmp_path / "episodes", out=tmp_path / "wide"))
+    assert any("44 dimensions and pi0 takes at most 32: --action-dims" in warning for warning in wide["warnings"])
+    options = {"image_size": 60, "action_dims": "0-6,22-33", "state_dims": "0-12"}
+    summary = run(tmp_path / "episodes", tmp_path / "dataset", **options)
+    assert summary["counts"]["frames"] == 740 and summary["rate_hz"] == 20.0 and summary["skipped"] == []
+    assert (summary["state_dim"], summary["action_dim"]) == (13, 19)
+    dataset = load_dataset(tmp_path / "dataset")
+    assert dataset.demonstrations[0].images["ego_view"].shape == (412, 60, 60, 3)
+    assert dataset.action_names[7] == "right_arm[0]" and len(dataset.train) == 2
+
+
+def test_the_real_bridge_set_goes_through_both_stages(tmp_path) -> None:
+    ingest.run(IngestConfig(source=real_log("bridge_v2_rlds"), out=tmp_path / "episodes"))
+    summary = run(tmp_path / "episodes", tmp_path / "dataset", image_size=60, val_fraction=0.2)
+    assert (summary["counts"]["train"], summary["counts"]["valid"]) == (20, 5) and summary["warnings"] == []
+    assert summary["rate_hz"] == 5.0 and summary["cameras"] == ["image_0", "image_1", "image_2"]

@@ -1,0 +1,234 @@
+"""The command line: five subcommands, each from options to one stage config.
+
+Only typer and the standard library are imported here; a stage and its heavy imports come with its command.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vla_cli import __version__, console
+from vla_cli.configs import ExportConfig, FinetuneConfig, IngestConfig, PreprocessConfig, SteerConfig
+from vla_cli.errors import ConfigError
+
+HELP = """Adapt a vision-language-action policy to your robot from a few demonstrations, and keep it steerable.
+
+collect-ingest -> preprocess -> finetune -> eval-steer -> export-adapter
+"""
+
+app = typer.Typer(
+    help=HELP, invoke_without_command=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None
+)
+
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="Output directory.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random in this stage.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything and print the plan; write nothing.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of these options; flags win.")]
+Threads = Annotated[int, typer.Option(help="torch threads; 0 leaves the choice to torch.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, or auto.")]
+Strict = Annotated[bool, typer.Option("--strict", help="A skipped episode is an error (exit 1).")]
+
+
+def _run(context: typer.Context, module: str, kind: type[Any]) -> None:
+    """Run a stage with the options that were named on the command line."""
+    options = dict(context.params)
+    as_json, config_file = options.pop("json_"), options.pop("config_file")
+    named = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in options.items()
+        if _was_named(context, name)
+    }
+    console.run_stage(
+        lambda: import_module(f"vla_cli.stages.{module}"), kind, named, config_file=config_file, as_json=as_json
+    )
+
+
+def _was_named(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP")
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"vla {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def top(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Without a subcommand: the help page."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command("collect-ingest")
+def collect_ingest(
+    context: typer.Context,
+    source: Annotated[Path | None, typer.Argument(help="The robot's log: a file or a directory.")] = None,
+    out: Out = None,
+    format: Annotated[str, typer.Option(help="auto, robomimic, lerobot or rlds.")] = IngestConfig.format,
+    instruction: Annotated[
+        str | None, typer.Option(help="Instruction of every episode; wins over the log's own.")
+    ] = None,
+    operator: Annotated[str | None, typer.Option(help="Who demonstrated; wins over the log's own.")] = None,
+    strict: Strict = False,
+    seed: Seed = 0,
+    json_: Json = False,
+    dry_run: DryRun = False,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+    config_file: ConfigFile = None,
+) -> None:
+    """Turn a robot's log, as it is, into episodes (one HDF5 file each)."""
+    _run(context, "ingest", IngestConfig)
+
+
+@app.command()
+def preprocess(
+    context: typer.Context,
+    episodes: Annotated[Path | None, typer.Argument(help="A directory written by collect-ingest.")] = None,
+    out: Out = None,
+    rate: Annotated[float | None, typer.Option(help="Control rate in Hz [default: the action stream's own].")] = None,
+    val_fraction: Annotated[float, typer.Option(help="Share of episodes held out.")] = PreprocessConfig.val_fraction,
+    action_dims: Annotated[str | None, typer.Option(help="Action dimensions to keep, e.g. 0-6,22-28.")] = None,
+    state_dims: Annotated[str | None, typer.Option(help="State dimensions to keep, e.g. 0-6.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Make images squares of this many pixels.")] = None,
+    cameras: Annotated[
+        list[str] | None, typer.Option("--camera", help="A camera to keep, in the policy's order (repeat) [all].")
+    ] = None,
+    keep_idle: Annotated[bool, typer.Option("--keep-idle", help="Keep idle heads and tails.")] = False,
+    strict: Strict = False,
+    seed: Seed = 0,
+    json_: Json = False,
+    dry_run: DryRun = False,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+    config_file: ConfigFile = None,
+) -> None:
+    """Put episodes on one clock, trim, split, and compute statistics: one robomimic-compatible dataset."""
+    _run(context, "preprocess", PreprocessConfig)
+
+
+@app.command()
+def finetune(
+    context: typer.Context,
+    dataset: Annotated[Path | None, typer.Argument(help="A directory written by preprocess.")] = None,
+    base: Annotated[str | None, typer.Option(help="Base policy: a directory or a hub id.")] = None,
+    out: Out = None,
+    recipe: Annotated[
+        str, typer.Option(help="naive, lora, rehearse, or a YAML file like those.")
+    ] = FinetuneConfig.recipe,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps [recipe's].")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Windows a step, replay included [recipe's].")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate [recipe's].")] = None,
+    rank: Annotated[int | None, typer.Option(help="LoRA rank; alpha follows [recipe's].")] = None,
+    replay: Annotated[Path | None, typer.Option(help="Base-domain episodes or dataset to rehearse.")] = None,
+    replay_fraction: Annotated[
+        float | None, typer.Option(help="Share of each batch that is replay [recipe's].")
+    ] = None,
+    noise_draws: Annotated[int | None, typer.Option(help="Flow noise draws a window [recipe's].")] = None,
+    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = FinetuneConfig.checkpoint_every,
+    threads: Threads = 0,
+    device: Device = "auto",
+    seed: Seed = 0,
+    json_: Json = False,
+    dry_run: DryRun = False,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+    config_file: ConfigFile = None,
+) -> None:
+    """Fine-tune a base policy on a dataset; the result is an adapter."""
+    _run(context, "finetune", FinetuneConfig)
+
+
+@app.command("eval-steer")
+def eval_steer(
+    context: typer.Context,
+    adapters: Annotated[
+        list[Path] | None, typer.Argument(help="One or more directories written by finetune; the base is added.")
+    ] = None,
+    out: Out = None,
+    base: Annotated[str | None, typer.Option(help="Base policy [the one the adapter names].")] = None,
+    world: Annotated[
+        str | None, typer.Option(help="tabletop, tabletop:V, ..., or none [the demonstrations' own].")
+    ] = None,
+    dataset: Annotated[Path | None, typer.Option(help="Dataset for the open-loop report, without a world.")] = None,
+    episodes: Annotated[int, typer.Option(help="Episodes a condition.")] = SteerConfig.episodes,
+    conditions: Annotated[
+        list[str] | None, typer.Option("--condition", help="A condition to run (repeat) [all].")
+    ] = None,
+    guidance_weight: Annotated[
+        float, typer.Option(help="Contrastive prompt guidance; 1 is plain prompting.")
+    ] = SteerConfig.guidance_weight,
+    rollouts: Annotated[int, typer.Option(help="Episodes a condition shown as pictures.")] = SteerConfig.rollouts,
+    fail_under: Annotated[
+        float | None, typer.Option(help="Exit 1 when success on novel instructions is below this share.")
+    ] = None,
+    threads: Threads = 0,
+    device: Device = "auto",
+    seed: Seed = 0,
+    json_: Json = False,
+    dry_run: DryRun = False,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+    config_file: ConfigFile = None,
+) -> None:
+    """Measure whether adapted policies still follow instructions, beside their base, with intervals and controls."""
+    _run(context, "steer", SteerConfig)
+
+
+@app.command("export-adapter")
+def export_adapter(
+    context: typer.Context,
+    adapter: Annotated[Path | None, typer.Argument(help="A directory written by finetune.")] = None,
+    out: Out = None,
+    base: Annotated[str | None, typer.Option(help="Base policy [the one the adapter names].")] = None,
+    report: Annotated[Path | None, typer.Option(help="A report on this adapter, to travel with it.")] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="Also write the merged model in the base's layout.")] = False,
+    seed: Seed = 0,
+    json_: Json = False,
+    dry_run: DryRun = False,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+    config_file: ConfigFile = None,
+) -> None:
+    """Bundle an adapter for the robot, reload it, and compare its actions."""
+    _run(context, "export", ExportConfig)
+
+
+def usage_problem(error: typer.TyperException) -> str:
+    """What typer found wrong with the command line, in one sentence."""
+    format_message = getattr(error, "format_message", None)
+    return str(format_message() if format_message else error)
+
+
+def main() -> None:
+    """Entry point: run, translate errors into one paragraph and an exit code."""
+    console.prepare_process()
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as done:
+        sys.exit(done.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
+        sys.exit(console.fail(KeyboardInterrupt(), as_json="--json" in sys.argv))
+    except typer.TyperException as error:
+        sys.exit(console.fail(ConfigError(usage_problem(error), hint="--help"), as_json="--json" in sys.argv))
+    except Exception as error:
+        sys.exit(console.fail(error, as_json="--json" in sys.argv))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The five stages. They never import each other: they meet on disk."""

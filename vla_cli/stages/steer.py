@@ -1,0 +1,221 @@
+"""`vla eval-steer`: adapters become a steerability report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vla_cli.adapter import PolicySpec, load_spec
+from vla_cli.configs import SteerConfig
+from vla_cli.dataset import load_dataset
+from vla_cli.errors import CheckFailed, ConfigError, InputError
+from vla_cli.files import building, check_output, digest, is_complete, read_json
+from vla_cli.policies import POLICIES
+from vla_cli.policies.checkpoint import locate_base
+from vla_cli.progress import SILENT, Progress
+from vla_cli.provenance import FILE_NAME as RUN_FILE
+from vla_cli.provenance import RunRecord, describe_input
+from vla_cli.report import BASE, Report, load_report, save_report, table
+from vla_cli.report_html import render_html
+from vla_cli.suites import SUITES, Actor, Findings
+from vla_cli.worlds import WORLDS
+
+STAGE = "eval-steer"
+NO_WORLD = "none"
+
+
+def plan(config: SteerConfig) -> dict[str, Any]:
+    """What a run would do, as JSON values (`--dry-run`)."""
+    specs = _specs(config)
+    world = _world(config, next(iter(specs.values())))
+    return {
+        "stage": STAGE,
+        "dry_run": True,
+        "out": str(config.out),
+        "kind": "closed-loop" if world is not None else "open-loop",
+        "world": world.label if world is not None else None,
+        "policies": [BASE, *specs],
+        "episodes": config.episodes,
+        "conditions": [c for c, why in world.conditions().items() if why is None] if world is not None else [],
+    }
+
+
+def run(config: SteerConfig, progress: Progress = SILENT) -> dict[str, Any]:
+    """Evaluate base and adapters alike, and write `report/`.
+
+    Raises:
+        ConfigError: options that cannot be, an output in the way.
+        InputError: adapters, base or dataset that cannot be used.
+        CheckFailed: novel success is below `fail_under` (the report is written all the same).
+    """
+    check_output(config.out, overwrite=config.overwrite, resume=config.resume)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    specs = _specs(config)
+    base = config.base or _common_base(config, specs)
+    request = {
+        **config.request(),
+        "adapters": [describe_input(path) for path in config.adapters],
+        "base": locate_base(base).reference.digest,
+        "dataset": describe_input(config.dataset) if config.dataset else None,
+    }
+    for key in ("threads", "fail_under"):
+        request.pop(key)
+    if not is_complete(config.out, request, resume=config.resume):
+        with building(config.out, request, overwrite=config.overwrite, resume=config.resume) as partial:
+            _evaluate(config, base, specs, request, partial, progress)
+    return _summary(config, progress)
+
+
+def _specs(config: SteerConfig) -> dict[str, PolicySpec]:
+    """Policy name to spec, in the order given; two of one recipe are told apart by their directories."""
+    if not config.adapters:
+        raise ConfigError("No adapter is given", hint="vla eval-steer ADAPTER --out REPORT")
+    found = [(path, load_spec(path)) for path in config.adapters]
+    recipes = [spec.recipe for _, spec in found]
+    names = [spec.recipe if recipes.count(spec.recipe) == 1 else path.name for path, spec in found]
+    if len(set(names)) != len(names) or BASE in names:
+        raise ConfigError(f"The adapters cannot be told apart by name: {', '.join(names)}", hint="rename a directory")
+    return dict(zip(names, [spec for _, spec in found], strict=True))
+
+
+def _common_base(config: SteerConfig, specs: dict[str, PolicySpec]) -> str:
+    """The base all adapters name, where it can be found again."""
+    named = {spec.base.name for spec in specs.values() if spec.base}
+    if len(named) != 1:
+        raise ConfigError(f"The adapters name {len(named)} bases ({', '.join(sorted(named))})", hint="--base BASE")
+    name = named.pop()
+    if Path(name).is_dir() or not Path(name).is_absolute():
+        return name
+    raise ConfigError(f"The adapter's base '{name}' is not here", hint="--base with its directory or hub id")
+
+
+def _world(config: SteerConfig, spec: PolicySpec) -> Any:
+    """The world asked for, or the demonstrations' own; None when there is none."""
+    if config.world == NO_WORLD:
+        return None
+    recorded = spec.world or {}
+    name, _, variant = (config.world or str(recorded.get("env_name", ""))).partition(":")
+    if config.world is None and (name not in WORLDS or config.dataset is not None):
+        return None
+    return WORLDS.get(name)(variant, recorded if recorded.get("env_name") == name else None)
+
+
+def _evaluate(
+    config: SteerConfig,
+    base: str,
+    specs: dict[str, PolicySpec],
+    request: dict[str, Any],
+    partial: Path,
+    progress: Progress,
+) -> None:
+    first = next(iter(specs.values()))
+    world = _world(config, first)
+    # a base that carries no policy.json (or was made for another robot) is fed the way its adapter is
+    policies: dict[str, Actor] = {BASE: _load_base_policy(base, first, config)}
+    for (name, spec), path in zip(specs.items(), config.adapters, strict=True):
+        policies[name] = POLICIES.get(spec.family)(base, path, device=config.device)
+    if world is not None:
+        findings: Findings = SUITES.get("closed-loop")(
+            policies,
+            world,
+            episodes=config.episodes,
+            seed=config.seed,
+            conditions=config.conditions,
+            guidance_weight=config.guidance_weight,
+            films=config.rollouts,
+            progress=progress,
+        )
+    else:
+        findings = _open_loop(config, policies, progress)
+    report = _report(config, world, specs, request, findings)
+    save_report(partial, report, findings.rollouts, render_html(report, findings.films))
+    record = RunRecord(STAGE, request, warnings=list(findings.warnings))
+    record.counts = {"policies": len(policies), "rows": len(findings.rows), "episodes": len(findings.rollouts)}
+    record.save(partial)
+
+
+def _load_base_policy(base: str, spec: PolicySpec, config: SteerConfig) -> Actor:
+    load = POLICIES.get(spec.family)
+    try:
+        own = load_spec(locate_base(base).directory)
+    except InputError:
+        own = None
+    same_robot = own is not None and spec.statistics_from == "base"
+    return load(base, device=config.device, spec=None if same_robot else spec)
+
+
+def _open_loop(config: SteerConfig, policies: dict[str, Actor], progress: Progress) -> Findings:
+    if config.dataset is None:
+        raise ConfigError(
+            "There is no world to act in (the demonstrations name none) and no dataset to compare with",
+            expected="one of them",
+            hint="--dataset DATASET for the open-loop report, or --world tabletop:V",
+        )
+    if config.guidance_weight != 1.0:
+        raise ConfigError("Guidance has no meaning for the open-loop report", hint="--guidance-weight 1")
+    dataset = load_dataset(config.dataset)
+    for name, policy in policies.items():
+        if policy.spec.action_names != dataset.action_names or policy.spec.cameras != dataset.cameras:
+            raise InputError(
+                f"{config.dataset} is not of the robot policy '{name}' was trained for: its actions are "
+                f"{dataset.action_names[:3]}... ({len(dataset.action_names)}) and cameras {dataset.cameras}",
+                expected=f"{policy.spec.action_names[:3]}... ({len(policy.spec.action_names)}), {policy.spec.cameras}",
+                hint="the dataset it was fine-tuned on",
+            )
+    return SUITES.get("open-loop")(policies, dataset, seed=config.seed, episodes=config.episodes, progress=progress)
+
+
+def _report(
+    config: SteerConfig, world: Any, specs: dict[str, PolicySpec], request: dict[str, Any], findings: Findings
+) -> Report:
+    described = [{"name": BASE, "recipe": "", "digest": request["base"]}]
+    for (name, spec), path in zip(specs.items(), config.adapters, strict=True):
+        described.append({"name": name, "recipe": spec.recipe, "digest": digest(path)})
+    settings = {
+        "world": world.label if world is not None else None,
+        "trained_instructions": list(dict.fromkeys(text for spec in specs.values() for text in spec.instructions)),
+        "episodes": config.episodes,
+        "seed": config.seed,
+        "guidance_weight": config.guidance_weight,
+    }
+    return Report(
+        kind="closed-loop" if world is not None else "open-loop",
+        policies=described,
+        conditions=findings.conditions,
+        rows=findings.rows,
+        settings=settings,
+        warnings=findings.warnings,
+    )
+
+
+def _summary(config: SteerConfig, progress: Progress) -> dict[str, Any]:
+    report = load_report(config.out)
+    for metric in report.metrics:
+        progress.table(metric, *table(report, metric))
+    for warning in report.warnings:
+        progress.note(warning)
+    if config.fail_under is not None:
+        _check(report, config.fail_under)
+    return {
+        "stage": STAGE,
+        "out": str(config.out),
+        "kind": report.kind,
+        "settings": report.settings,
+        "rows": report.document()["rows"],
+        "warnings": report.warnings,
+        "notes": read_json(config.out / RUN_FILE)["skipped"],
+    }
+
+
+def _check(report: Report, fail_under: float) -> None:
+    for name in report.policy_names:
+        pooled = report.pooled(name, "success", [c.name for c in report.conditions if c.novel])
+        if name != BASE and pooled is not None and pooled.value < fail_under:
+            raise CheckFailed(
+                f"Policy '{name}' succeeds in {pooled.text} of novel instructions",
+                expected=f"at least {fail_under:.0%} (--fail-under)",
+                hint="--recipe rehearse, or --guidance-weight 1.5",
+            )
