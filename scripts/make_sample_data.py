@@ -131,7 +131,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("sample_data"))
     parser.add_argument("--demonstrations", type=int, default=20)
-    parser.add_argument("--rehearsal", type=int, default=100)
+    parser.add_argument("--rehearsal", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
