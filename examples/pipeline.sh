@@ -21,10 +21,13 @@ steps=(${STEPS:+--steps "$STEPS"})
 "$vla" preprocess "$work/episodes" --out "$work/dataset" --overwrite
 "$vla" preprocess "$work/rehearsal_episodes" --out "$work/rehearsal" --overwrite --val-fraction 0
 
-# 3. The plain fine-tune (control arm), and ours.
-"$vla" finetune "$work/dataset" --base "$samples/base" --out "$work/naive" --recipe naive --overwrite "${steps[@]}"
+# 3. The plain fine-tune (control arm), and ours; side by side, one core each.
+"$vla" finetune "$work/dataset" --base "$samples/base" --out "$work/naive" --recipe naive --overwrite \
+    "${steps[@]}" &
+control=$!
 "$vla" finetune "$work/dataset" --base "$samples/base" --out "$work/rehearse" --recipe rehearse \
     --replay "$work/rehearsal" --overwrite "${steps[@]}"
+wait "$control"
 
 # 4. Both beside their base: the same scenes, the same seeds, fresh ones.
 "$vla" eval-steer "$work/naive" "$work/rehearse" --out "$work/report" --episodes "${EPISODES:-100}" --seed 2026 \

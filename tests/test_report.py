@@ -26,6 +26,7 @@ from vla_cli.report import (
     save_report,
     table,
     to_markdown,
+    transposed,
 )
 from vla_cli.verdict import open_loop_comparisons, verdicts
 
@@ -285,3 +286,8 @@ def test_a_damaged_rollout_names_its_line(tmp_path: Path, line: str) -> None:
         stream.write(line + "\n")
     with pytest.raises(InputError, match="line 2"):
         load_rollouts(tmp_path)
+
+
+def test_a_transposed_table_holds_the_same_cells() -> None:
+    columns, rows = ["policy", "a", "b"], [["base", "1", "2"], ["mine", "3", "4"]]
+    assert transposed(columns, rows) == (["condition", "base", "mine"], [["a", "1", "3"], ["b", "2", "4"]])

@@ -19,7 +19,7 @@ from vla_cli import __version__
 from vla_cli.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, FILE_NAME, PolicySpec
 from vla_cli.errors import InputError
 from vla_cli.files import digest_file, read_json, write_json, write_text
-from vla_cli.report import Report, table, to_markdown
+from vla_cli.report import Report, table, to_markdown, transposed
 
 CARD, DIGESTS, MERGED, REPORT = "README.md", "digests.json", "merged", "report"
 PEFT_FILES = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
@@ -137,5 +137,5 @@ def _steerability(report: Report | None) -> Sequence[str]:
         return ["Not measured. `vla eval-steer ADAPTER --out REPORT`, then export again with `--report REPORT`."]
     lines = [f"Measured {report.kind}, 95% intervals; `report/report.html` shows it.", ""]
     for metric in report.metrics:
-        lines += [f"**{metric}**", "", to_markdown(*table(report, metric)).rstrip("\n"), ""]
+        lines += [f"**{metric}**", "", to_markdown(*transposed(*table(report, metric))).rstrip("\n"), ""]
     return [*lines, *[f"Warning: {text}" for text in report.warnings]]

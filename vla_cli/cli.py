@@ -32,7 +32,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything and pr
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of these options; flags win.")]
-Threads = Annotated[int, typer.Option(help="torch threads; 0 leaves the choice to torch.")]
+Threads = Annotated[int, typer.Option(help="torch threads; 0: one for a small model, else torch's choice.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto.")]
 Strict = Annotated[bool, typer.Option("--strict", help="A skipped episode is an error (exit 1).")]
 
@@ -177,6 +177,7 @@ def eval_steer(
     fail_under: Annotated[
         float | None, typer.Option(help="Exit 1 when success on novel instructions is below this share.")
     ] = None,
+    workers: Annotated[int, typer.Option(help="Runs at once; 0: every core for a small model, else one.")] = 0,
     threads: Threads = 0,
     device: Device = "auto",
     seed: Seed = 0,

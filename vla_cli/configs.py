@@ -109,7 +109,7 @@ class FinetuneConfig(StageConfig):
         replay_fraction: share of each batch drawn from the replay.
         noise_draws: flow-matching noise draws a window; they share one prefix pass.
         checkpoint_every: steps between checkpoints.
-        threads: torch threads; 0 leaves torch's choice.
+        threads: torch threads; 0 means one for a small model, else torch's own choice.
         device: "cpu", "cuda", or "auto".
     """
 
@@ -142,7 +142,8 @@ class SteerConfig(StageConfig):
         guidance_weight: contrastive prompt guidance, the paper's convention (1 is plain prompting).
         rollouts: episodes a condition shown as pictures in the report.
         fail_under: exit 1 when the adapted policy's mean success over novel conditions is below this share.
-        threads: torch threads; 0 leaves torch's choice.
+        workers: runs (a policy under a condition) at once; 0 means every core for a small model, else one.
+        threads: torch threads; 0 means one for a small model, else torch's own choice.
         device: "cpu", "cuda", or "auto".
     """
 
@@ -155,6 +156,7 @@ class SteerConfig(StageConfig):
     guidance_weight: float = 1.0
     rollouts: int = 2
     fail_under: float | None = None
+    workers: int = 0
     threads: int = 0
     device: str = "auto"
 

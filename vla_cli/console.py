@@ -26,7 +26,7 @@ SHOWN = 6
 
 
 def prepare_process() -> None:
-    """Settings that must stand before torch is imported, and SIGTERM treated like Ctrl-C."""
+    """Settings that must stand before torch is imported; Ctrl-C and SIGTERM interrupt alike."""
     # an idle OpenMP thread that spins beside another busy process makes steps a hundred times slower
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -35,6 +35,8 @@ def prepare_process() -> None:
     if not os.environ.get(TRACEBACK):
         # deprecations inside transformers and peft are no business of who runs the tool
         warnings.filterwarnings("ignore", category=FutureWarning)
+    # a shell starts its background jobs deaf to Ctrl-C; a job that can be resumed need not be
+    signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
 
 

@@ -326,6 +326,12 @@ def table(report: Report, metric: str) -> tuple[list[str], list[list[str]]]:
     return ["policy", *shown], rows
 
 
+def transposed(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
+    """A table turned over: one row a condition, one column a policy, which fits a narrow terminal."""
+    heads, *body = zip(columns, *rows, strict=True)
+    return ["condition", *map(str, heads[1:])], [[str(cell) for cell in row] for row in body]
+
+
 def to_markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table as GitHub Markdown, ending in a newline."""
     lines = [columns, ["---"] * len(columns), *rows]

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from vla_cli.adapter import PolicySpec, has_spec, load_spec, save_spec
 from vla_cli.configs import FinetuneConfig
@@ -17,7 +16,7 @@ from vla_cli.errors import ConfigError, InputError
 from vla_cli.files import building, check_output, is_complete, read_json
 from vla_cli.policies.adaptation import count_parameters, make_full, make_lora, save_trained
 from vla_cli.policies.checkpoint import BaseFiles, load_base, load_config, locate_base
-from vla_cli.policies.flow import FlowPolicy, pick_device
+from vla_cli.policies.flow import FlowPolicy, pick_device, set_threads
 from vla_cli.policies.trainer import Settings, Trainer, held_out_loss
 from vla_cli.progress import SILENT, Progress
 from vla_cli.provenance import FILE_NAME as RUN_FILE
@@ -215,8 +214,6 @@ def _fits(dataset: Dataset, own: PolicySpec, warnings: list[str]) -> bool:
 
 def _train(prepared: Plan, partial: Path, progress: Progress) -> RunRecord:
     config, recipe, spec = prepared.config, prepared.recipe, prepared.spec
-    if config.threads:
-        torch.set_num_threads(config.threads)
     record = RunRecord(STAGE, prepared.request, warnings=list(prepared.warnings))
     demonstrations = Windows(prepared.dataset.split("train"), spec.cameras, spec.chunk_size)
     methods = _retention(prepared, demonstrations, record)
@@ -262,6 +259,7 @@ def _train(prepared: Plan, partial: Path, progress: Progress) -> RunRecord:
 def _trainable_policy(prepared: Plan) -> FlowPolicy:
     recipe = prepared.recipe
     model, prompts, _ = load_base(prepared.config.base)
+    set_threads(model, prepared.config.threads)
     if recipe.method == "full":
         model = make_full(model)
     else:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from vla_cli.adapter import PolicySpec, load_spec
 from vla_cli.configs import SteerConfig
 from vla_cli.dataset import load_dataset
 from vla_cli.errors import CheckFailed, ConfigError, InputError
-from vla_cli.files import building, check_output, digest, is_complete, read_json
+from vla_cli.files import building, check_output, digest, is_complete
 from vla_cli.policies import POLICIES
 from vla_cli.policies.checkpoint import locate_base
+from vla_cli.policies.flow import is_small, pick_device, set_threads
 from vla_cli.progress import SILENT, Progress
-from vla_cli.provenance import FILE_NAME as RUN_FILE
 from vla_cli.provenance import RunRecord, describe_input
-from vla_cli.report import BASE, Report, load_report, save_report, table
+from vla_cli.report import BASE, Report, load_report, save_report, table, transposed
 from vla_cli.report_html import render_html
 from vla_cli.suites import SUITES, Actor, Findings
 from vla_cli.worlds import WORLDS
@@ -51,8 +50,6 @@ def run(config: SteerConfig, progress: Progress = SILENT) -> dict[str, Any]:
         CheckFailed: novel success is below `fail_under` (the report is written all the same).
     """
     check_output(config.out, overwrite=config.overwrite, resume=config.resume)
-    if config.threads:
-        torch.set_num_threads(config.threads)
     specs = _specs(config)
     base = config.base or _common_base(config, specs)
     request = {
@@ -61,7 +58,7 @@ def run(config: SteerConfig, progress: Progress = SILENT) -> dict[str, Any]:
         "base": locate_base(base).reference.digest,
         "dataset": describe_input(config.dataset) if config.dataset else None,
     }
-    for key in ("threads", "fail_under"):
+    for key in ("threads", "workers", "fail_under"):
         request.pop(key)
     if not is_complete(config.out, request, resume=config.resume):
         with building(config.out, request, overwrite=config.overwrite, resume=config.resume) as partial:
@@ -114,7 +111,9 @@ def _evaluate(
     first = next(iter(specs.values()))
     world = _world(config, first)
     # a base that carries no policy.json (or was made for another robot) is fed the way its adapter is
-    policies: dict[str, Actor] = {BASE: _load_base_policy(base, first, config)}
+    unadapted = _load_base_policy(base, first, config)
+    set_threads(unadapted.model, config.threads)
+    policies: dict[str, Actor] = {BASE: unadapted}
     for (name, spec), path in zip(specs.items(), config.adapters, strict=True):
         policies[name] = POLICIES.get(spec.family)(base, path, device=config.device)
     if world is not None:
@@ -126,6 +125,7 @@ def _evaluate(
             conditions=config.conditions,
             guidance_weight=config.guidance_weight,
             films=config.rollouts,
+            workers=_workers(config, unadapted.model),
             progress=progress,
         )
     else:
@@ -137,7 +137,14 @@ def _evaluate(
     record.save(partial)
 
 
-def _load_base_policy(base: str, spec: PolicySpec, config: SteerConfig) -> Actor:
+def _workers(config: SteerConfig, model: Any) -> int:
+    """As asked; with 0 every core for a small model on the CPU, which cannot use more than one core a run."""
+    if config.workers > 0:
+        return config.workers
+    return (os.cpu_count() or 1) if is_small(model) and pick_device(config.device) == "cpu" else 1
+
+
+def _load_base_policy(base: str, spec: PolicySpec, config: SteerConfig) -> Any:
     load = POLICIES.get(spec.family)
     try:
         own = load_spec(locate_base(base).directory)
@@ -194,7 +201,7 @@ def _report(
 def _summary(config: SteerConfig, progress: Progress) -> dict[str, Any]:
     report = load_report(config.out)
     for metric in report.metrics:
-        progress.table(metric, *table(report, metric))
+        progress.table(metric, *transposed(*table(report, metric)))
     for warning in report.warnings:
         progress.note(warning)
     if config.fail_under is not None:
@@ -206,7 +213,6 @@ def _summary(config: SteerConfig, progress: Progress) -> dict[str, Any]:
         "settings": report.settings,
         "rows": report.document()["rows"],
         "warnings": report.warnings,
-        "notes": read_json(config.out / RUN_FILE)["skipped"],
     }
 
 

@@ -7,6 +7,7 @@ Wilson intervals. The do-nothing control is run like any policy: if it scores, n
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from zlib import crc32
 
 import numpy as np
@@ -31,6 +32,7 @@ def run(
     conditions: Sequence[str] = (),
     guidance_weight: float = 1.0,
     films: int = 2,
+    workers: int = 1,
     progress: Progress = SILENT,
 ) -> Findings:
     """Run every policy under every condition.
@@ -43,6 +45,7 @@ def run(
         conditions: which; empty for all that the world can ask.
         guidance_weight: contrastive prompt guidance for adapted policies; 1 is plain prompting.
         films: episodes a condition kept as pictures.
+        workers: how many runs (a policy under a condition) go on at once; it changes nothing but the time.
         progress: told after every condition.
 
     Raises:
@@ -53,17 +56,24 @@ def run(
         _check_fits(name, policy, world)
     findings = Findings()
     asked = _asked(world, conditions, findings)
-    progress.start("evaluating", len(asked) * len(policies))
+    runs = []
     for condition in asked:
         cases = world.cases(condition, episodes, seed)
         examples = tuple(dict.fromkeys(case.instruction for case in cases))[:3]
         findings.conditions.append(Condition(condition, CONDITIONS[condition], examples))
-        for name, policy in policies.items():
-            contrast = _contrast(policy, guidance_weight)
-            rollouts, shown = _run_condition(name, policy, world, condition, cases, seed, contrast, films)
+        runs.extend((name, policy, condition, cases) for name, policy in policies.items())
+    progress.start("evaluating", len(runs))
+
+    def one(run: tuple[str, Actor, str, list[Case]]) -> tuple[list[Rollout], list[Film]]:
+        name, policy, condition, cases = run
+        return _run_condition(name, policy, world, condition, cases, seed, _contrast(policy, guidance_weight), films)
+
+    # torch and NumPy let go of the interpreter lock while they compute; results come back in order
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        for rollouts, shown in pool.map(one, runs):
+            rows = count(rollouts)
             findings.rollouts.extend(rollouts)
             findings.films.extend(shown)
-            rows = count(rollouts)
             findings.rows.extend(rows)
             progress.advance(1, success=rows[0].value)
     _check_controls(findings)
@@ -119,7 +129,7 @@ def _run_condition(
     ended = np.zeros(len(cases), bool)
     while not ended.all():
         noise = rng.standard_normal(policy.noise_shape(len(cases)), np.float32)
-        chunk = _act(policy, observation, cases, noise, contrast, still=condition == DO_NOTHING)
+        chunk = _act(policy, observation, cases, noise, contrast, np.flatnonzero(~ended), still=condition == DO_NOTHING)
         observation, _, terminated, truncated, _ = environment.step_chunk(chunk[:, : policy.spec.execute_steps])
         ended = terminated | truncated
         frames.append(observation["image"][:films].copy())
@@ -136,22 +146,21 @@ def _act(
     cases: Sequence[Case],
     noise: np.ndarray,
     contrast: Contrast | None,
+    running: np.ndarray,
     *,
     still: bool,
 ) -> np.ndarray:
+    """Chunks for the `running` episodes; zeros for those that have ended, and for all when `still`."""
+    chunk = np.zeros((len(cases), noise.shape[1], len(policy.spec.action_names)), np.float32)
     if still:
-        return np.zeros((len(cases), policy.spec.execute_steps, len(policy.spec.action_names)), np.float32)
-    instructions = [case.instruction for case in cases]
-    images, state = observation["image"][:, None], observation["state"]
-    if contrast is None:
-        return policy.act(images, state, instructions, noise)
+        return chunk
+    same = np.array([contrast is not None and c.instruction.split() == contrast.negative.split() for c in cases])
     # an instruction cannot be contrasted with itself: those episodes are prompted plainly
-    same = np.array([i.split() == contrast.negative.split() for i in instructions])
-    chunk = np.empty((len(cases), *noise.shape[1:2], len(policy.spec.action_names)), np.float32)
-    for which, guidance in ((np.flatnonzero(same), None), (np.flatnonzero(~same), contrast)):
+    for which, guidance in ((running[same[running]], None), (running[~same[running]], contrast)):
         if len(which):
-            words = [instructions[i] for i in which]
-            chunk[which] = policy.act(images[which], state[which], words, noise[which], contrast=guidance)
+            words = [cases[i].instruction for i in which]
+            images, state = observation["image"][which, None], observation["state"][which]
+            chunk[which] = policy.act(images, state, words, noise[which], contrast=guidance)
     return chunk
 
 

@@ -1,0 +1,124 @@
+"""Adapters: step 0 is the base, nothing is lost on the way to disk and back, and what is lost is an error."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import PI0ForConditionalGeneration
+
+from vla_cli.adapter import ADAPTER_WEIGHTS, check_base, load_spec, save_spec
+from vla_cli.errors import InputError
+from vla_cli.policies.adaptation import count_parameters, make_full, make_lora, save_merged
+from vla_cli.policies.checkpoint import load_base
+from vla_cli.policies.flow import FlowPolicy, load
+
+PUT = "put the red block on the left plate"
+
+
+def actions(policy: FlowPolicy) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (4, 1, 60, 60, 3), np.uint8)
+    return policy.act(images, rng.uniform(0, 1, (4, 4)), [PUT] * 4, rng.standard_normal(policy.noise_shape(4)))
+
+
+@pytest.mark.parametrize("train_heads", [False, True])
+def test_step_zero_equals_the_base_exactly(base: Path, train_heads: bool) -> None:
+    bare = load(str(base), device="cpu")
+    expected = actions(bare)
+    model, prompts, _ = load_base(str(base))
+    wrapped = make_lora(model, rank=4, alpha=4, train_heads=train_heads, seed=0)
+    np.testing.assert_array_equal(actions(FlowPolicy(wrapped, prompts, bare.spec, "cpu")), expected)
+
+
+@pytest.mark.parametrize("train_heads", [False, True])
+def test_an_adapter_comes_back_bit_for_bit(base: Path, adapter: Path, tmp_path: Path, train_heads: bool) -> None:
+    spec = load_spec(adapter)
+    model, prompts, _ = load_base(str(base))
+    wrapped = make_lora(model, rank=4, alpha=4, train_heads=train_heads, seed=0)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in wrapped.parameters():
+            if parameter.requires_grad:
+                parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    expected = actions(FlowPolicy(wrapped, prompts, spec, "cpu"))
+    wrapped.save_pretrained(tmp_path)
+    save_spec(spec, tmp_path)
+    np.testing.assert_array_equal(actions(load(str(base), tmp_path, device="cpu")), expected)
+
+
+def test_plain_peft_reads_the_adapter(base: Path, adapter: Path) -> None:
+    """What the model card tells a robot to do gives the adapter's own actions."""
+    ours = load(str(base), adapter, device="cpu")
+    theirs = PeftModel.from_pretrained(PI0ForConditionalGeneration.from_pretrained(base), str(adapter))
+    theirs.eval()
+    np.testing.assert_array_equal(actions(FlowPolicy(theirs, ours.prompts, ours.spec, "cpu")), actions(ours))
+
+
+def test_a_dropped_key_is_an_error(base: Path, adapter: Path, tmp_path: Path) -> None:
+    broken = shutil.copytree(adapter, tmp_path / "adapter")
+    tensors = load_file(broken / ADAPTER_WEIGHTS)
+    tensors.pop(sorted(tensors)[5])
+    save_file(tensors, broken / ADAPTER_WEIGHTS)
+    with pytest.raises(InputError, match="dropped or changed"):
+        load(str(base), broken, device="cpu")
+
+
+def test_a_key_that_peft_would_lose_is_an_error(base: Path, adapter: Path, tmp_path: Path) -> None:
+    """LoRA on state_proj is dropped by peft at load with only a warning: the robot would run something else."""
+    broken = shutil.copytree(adapter, tmp_path / "adapter")
+    tensors = load_file(broken / ADAPTER_WEIGHTS)
+    tensors["base_model.model.embed_action_time.state_proj.lora_B.weight"] = torch.ones(96, 8)
+    save_file(tensors, broken / ADAPTER_WEIGHTS)
+    with pytest.raises(InputError, match="dropped or changed"):
+        load(str(base), broken, device="cpu")
+
+
+def test_an_adapter_that_does_nothing_is_an_error(base: Path, adapter: Path, tmp_path: Path) -> None:
+    empty = shutil.copytree(adapter, tmp_path / "adapter")
+    tensors = {k: torch.zeros_like(v) if "lora_B" in k else v for k, v in load_file(empty / ADAPTER_WEIGHTS).items()}
+    save_file(tensors, empty / ADAPTER_WEIGHTS)
+    with pytest.raises(InputError, match="every delta is zero"):
+        load(str(base), empty, device="cpu")
+
+
+def test_another_base_is_refused(adapter: Path) -> None:
+    with pytest.raises(InputError, match="trained on base"):
+        check_base(load_spec(adapter), "sha256:0000", "elsewhere")
+
+
+def test_the_merged_model_is_base_plus_delta(base: Path, adapter: Path, tmp_path: Path) -> None:
+    bare, _, _ = load_base(str(base))
+    policy = load(str(base), adapter, device="cpu")
+    name = "model.dit.layers.0.self_attn.q_proj"
+    saved = load_file(adapter / ADAPTER_WEIGHTS)
+    a, b = (saved[f"base_model.model.{name}.lora_{side}.weight"] for side in "AB")
+    save_merged(policy.model, tmp_path)
+    merged = PI0ForConditionalGeneration.from_pretrained(tmp_path)
+    expected = bare.get_submodule(name).weight + b @ a  # alpha equals the rank
+    torch.testing.assert_close(merged.get_submodule(name).weight, expected, rtol=0, atol=1e-6)
+
+
+def test_full_fine_tuning_freezes_only_what_no_action_depends_on(base: Path) -> None:
+    model = make_full(load_base(str(base))[0])
+    counts = count_parameters(model)
+    frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+    assert counts["vision"] + counts["language"] + counts["action"] + frozen == counts["total"]
+    assert all(counts[m] > 0 for m in ("vision", "language", "action"))
+
+
+def test_a_lora_of_the_lectures_size_counts_as_the_lecture_does() -> None:
+    """d = 4096, r = 16 on the four attention projections of 32 layers is 16.8 M parameters (methods.md 1)."""
+    from peft import LoraConfig, get_peft_model
+
+    with torch.device("meta"):
+        blocks = [torch.nn.ModuleDict({k: torch.nn.Linear(4096, 4096, bias=False) for k in "qkvo"}) for _ in range(32)]
+        model = torch.nn.ModuleList(blocks)
+        wrapped = get_peft_model(model, LoraConfig(r=16, target_modules=["q", "k", "v", "o"]))  # type: ignore[arg-type]
+    counts = count_parameters(wrapped)
+    assert sum(counts[m] for m in ("vision", "language", "action")) == 16_777_216

@@ -1,0 +1,241 @@
+"""The flow policy on the embedded base: it must be π0 as transformers runs it, and guidance must be what it says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import PI0Config, PI0ForConditionalGeneration, PI0Processor
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+from vla_cli.errors import ConfigError, InputError
+from vla_cli.guidance import Contrast, combine
+from vla_cli.policies.checkpoint import load_base, load_config, locate_base
+from vla_cli.policies.flow import FlowPolicy, load
+from vla_cli.policies.flow_matching import flow_losses, prepare_images, sample_chunk
+from vla_cli.policies.modalities import is_unused, lora_targets, modality_of, parameter_groups
+
+PUT, OTHER = "put the red block on the left plate", "put the blue ball on the front plate"
+
+
+@pytest.fixture(scope="module")
+def policy(base: Path) -> FlowPolicy:
+    return load(str(base), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def observation() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (3, 1, 60, 60, 3), np.uint8)
+    return images, rng.uniform(0, 1, (3, 4)).astype(np.float32)
+
+
+def noise_for(policy: FlowPolicy, batch: int = 3) -> np.ndarray:
+    return np.random.default_rng(1).standard_normal(policy.noise_shape(batch)).astype(np.float32)
+
+
+def test_our_sampling_is_transformers_own(policy: FlowPolicy, observation: tuple[np.ndarray, np.ndarray]) -> None:
+    batch = policy.collate(*observation, [PUT, OTHER, "pick up the red block"])
+    noise = torch.from_numpy(noise_for(policy))
+    ours = sample_chunk(policy.flow, batch, noise, steps=5)
+    theirs = policy.model.sample_actions(
+        state=batch.state,
+        input_ids=batch.input_ids,
+        pixel_values=batch.pixel_values,
+        noise=noise,
+        attention_mask=batch.attention_mask,
+        pixel_attention_mask=batch.camera_mask,
+        num_steps=5,
+    )
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+def test_our_loss_is_transformers_own_where_nothing_is_padded(
+    policy: FlowPolicy, observation: tuple[np.ndarray, np.ndarray]
+) -> None:
+    batch = policy.collate(*observation, [PUT] * 3, np.zeros((3, 8, 3), np.float32), np.ones((3, 8), bool))
+    assert batch.actions is not None and batch.mask is not None
+    batch.mask = torch.ones_like(batch.mask)
+    generator = torch.Generator().manual_seed(3)
+    ours = flow_losses(policy.flow, batch, draws=1, generator=generator)
+    generator.manual_seed(3)
+    noise = torch.randn(batch.actions.shape, generator=generator)
+    uniform = torch.rand(3, generator=generator)
+    config = policy.config
+    time = uniform ** (1 / config.time_sampling_beta_alpha) * config.time_sampling_scale + config.time_sampling_offset
+    theirs = policy.model(
+        state=batch.state,
+        noise=noise,
+        timestep=time,
+        input_ids=batch.input_ids,
+        pixel_values=batch.pixel_values,
+        pixel_attention_mask=batch.camera_mask,
+        attention_mask=batch.attention_mask,
+        actions=batch.actions,
+    ).loss.mean((1, 2))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_padded_steps_do_not_count(policy: FlowPolicy, observation: tuple[np.ndarray, np.ndarray]) -> None:
+    rng = np.random.default_rng(2)
+    actions = rng.uniform(-1, 1, (3, 8, 3)).astype(np.float32)
+    real = np.ones((3, 8), bool)
+    real[:, 5:] = False
+    losses = []
+    for _ in range(2):
+        batch = policy.collate(*observation, [PUT] * 3, actions, real)
+        assert batch.mask is not None
+        assert batch.mask[..., 3:].sum() == 0, "padded dimensions are masked"
+        generator = torch.Generator().manual_seed(0)
+        squared_only = policy.losses(batch, draws=2, generator=generator)
+        losses.append(squared_only)
+    torch.testing.assert_close(losses[0], losses[1])
+    whole = policy.collate(*observation, [PUT] * 3, actions, np.ones((3, 8), bool))
+    generator = torch.Generator().manual_seed(0)
+    assert (policy.losses(whole, draws=2, generator=generator) != losses[0]).any()
+
+
+def test_several_noise_draws_share_a_prefix_and_change_nothing_else(
+    policy: FlowPolicy, observation: tuple[np.ndarray, np.ndarray]
+) -> None:
+    """The mean over K draws with a shared prefix is the mean over K separate passes with the same noise."""
+    batch = policy.collate(*observation, [PUT] * 3, np.zeros((3, 8, 3), np.float32), np.ones((3, 8), bool))
+    assert batch.actions is not None
+    cache = policy.flow.prefix(batch).past_key_values
+    cache.batch_repeat_interleave(2)
+    noisy = torch.randn((6, *batch.actions.shape[1:]), generator=torch.Generator().manual_seed(1))
+    time = torch.rand(6, generator=torch.Generator().manual_seed(2))
+    shared = policy.flow.velocity(cache, batch, noisy, time)
+    for draw in range(2):
+        own = policy.flow.prefix(batch).past_key_values
+        alone = policy.flow.velocity(own, batch, noisy[draw::2], time[draw::2])
+        torch.testing.assert_close(shared[draw::2], alone, rtol=0, atol=1e-5)
+
+
+def test_images_are_prepared_as_the_siglip_processor_does() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 60, 60, 3), np.uint8)
+    theirs = SiglipImageProcessorPil(size={"height": 60, "width": 60})(list(images), return_tensors="pt")
+    torch.testing.assert_close(prepare_images(images, 60), theirs["pixel_values"], rtol=0, atol=1e-6)
+
+
+def test_images_of_another_size_are_resized(policy: FlowPolicy) -> None:
+    assert prepare_images(np.zeros((1, 90, 120, 3), np.uint8), 60).shape == (1, 3, 60, 60)
+
+
+def test_prompts_are_laid_out_as_the_pi0_processor_does(base: Path, policy: FlowPolicy) -> None:
+    images = SiglipImageProcessorPil(size={"height": 60, "width": 60})
+    images.image_seq_length = 36
+    theirs = PI0Processor(images, policy.prompts.tokenizer)(
+        images=[np.zeros((60, 60, 3), np.uint8)], text=[PUT], padding="longest", max_length=80
+    )
+    ids, mask = policy.prompts([PUT], cameras=1)
+    assert ids.tolist() == torch.as_tensor(theirs["input_ids"]).tolist()
+    assert mask.tolist() == torch.as_tensor(theirs["attention_mask"]).tolist()
+
+
+def test_unknown_words_are_named(policy: FlowPolicy) -> None:
+    assert policy.prompts.unknown_words("put the teapot on the left plate") == ["teapot"]
+
+
+def test_only_the_unused_parameters_get_no_gradient(base: Path) -> None:
+    model, prompts, _ = load_base(str(base))
+    policy = FlowPolicy(model, prompts, load(str(base), device="cpu").spec, "cpu")
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2, 1, 60, 60, 3), np.uint8)
+    batch = policy.collate(images, np.zeros((2, 4)), [PUT, OTHER], np.ones((2, 8, 3)), np.ones((2, 8), bool))
+    policy.losses(batch, draws=2, generator=torch.Generator().manual_seed(0)).mean().backward()
+    silent = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0}
+    unused = {name for name, _ in model.named_parameters() if is_unused(name, model.config)}
+    # a constant added to all keys leaves the attention as it is: their biases' gradients are zero, or rounding
+    key_biases = {name for name in silent if name.endswith("k_proj.bias")}
+    assert silent - key_biases == unused
+
+
+def test_the_full_size_model_resolves_on_the_meta_device() -> None:
+    """What works on the miniature names the right parts of `lerobot/pi0_base`, without its weights."""
+    with torch.device("meta"):
+        model = PI0ForConditionalGeneration(PI0Config())
+    targets = lora_targets(model)
+    config = model.config
+    vision = config.vlm_config.vision_config.num_hidden_layers
+    language = config.vlm_config.text_config.num_hidden_layers
+    action = config.dit_config.num_hidden_layers
+    by_modality = {m: sum(modality_of("." + t) == m for t in targets) for m in ("vision", "language", "action")}
+    assert by_modality == {"vision": 6 * vision + 1, "language": 7 * (language - 1) + 2, "action": 7 * action + 1}
+    groups = parameter_groups(model)
+    named = sum(len(names) for names in groups.values())
+    unused = [name for name, _ in model.named_parameters() if is_unused(name, config)]
+    assert named + len(unused) == len(list(model.named_parameters()))
+    sizes = {name: p.numel() for name, p in model.named_parameters()}
+    assert 2.7e9 < sum(sizes[name] for names in groups.values() for name in names) < 3.4e9
+    assert all(not is_unused(t, config) for t in targets)
+
+
+def test_guidance_of_one_is_plain_and_of_zero_is_the_trained_prompt(
+    policy: FlowPolicy, observation: tuple[np.ndarray, np.ndarray]
+) -> None:
+    noise = noise_for(policy)
+    plain = policy.act(*observation, [OTHER] * 3, noise)
+    trained = policy.act(*observation, [PUT] * 3, noise)
+    guided = {w: policy.act(*observation, [OTHER] * 3, noise, contrast=Contrast(PUT, w)) for w in (0.0, 1.0, 0.999999)}
+    np.testing.assert_array_equal(guided[1.0], plain)
+    np.testing.assert_allclose(guided[0.999999], plain, atol=1e-3)
+    np.testing.assert_allclose(guided[0.0], trained, atol=1e-5)
+    assert np.abs(plain - trained).max() > 1e-3, "the two prompts must matter for this test to mean anything"
+
+
+def test_swapping_the_prompts_is_one_minus_the_weight(
+    policy: FlowPolicy, observation: tuple[np.ndarray, np.ndarray]
+) -> None:
+    noise = noise_for(policy)
+    there = policy.act(*observation, [OTHER] * 3, noise, contrast=Contrast(PUT, 1.7))
+    back = policy.act(*observation, [PUT] * 3, noise, contrast=Contrast(OTHER, -0.7))
+    np.testing.assert_allclose(there, back, atol=1e-4)
+
+
+def test_one_step_of_guidance_is_linear_in_the_weight(
+    policy: FlowPolicy, observation: tuple[np.ndarray, np.ndarray]
+) -> None:
+    noise = noise_for(policy)
+    one, two, three = (
+        policy.act(*observation, [OTHER] * 3, noise, steps=1, contrast=Contrast(PUT, w)) for w in (1.5, 2.0, 2.5)
+    )
+    np.testing.assert_allclose(two - one, three - two, atol=1e-4)
+
+
+def test_identical_prompts_are_refused(policy: FlowPolicy, observation: tuple[np.ndarray, np.ndarray]) -> None:
+    with pytest.raises(ConfigError, match="nothing to contrast"):
+        policy.act(*observation, [PUT] * 3, noise_for(policy), contrast=Contrast(PUT, 2.0))
+
+
+def test_combine_is_the_papers_convention() -> None:
+    assert combine(1.0, 3.0, 1.0) == 3.0 and combine(1.0, 3.0, 0.0) == 1.0 and combine(1.0, 3.0, 2.0) == 5.0
+
+
+def test_a_missing_base_is_one_clear_error() -> None:
+    with pytest.raises(InputError, match=r"neither a directory nor a hub model.*--base sample_data/base"):
+        locate_base("no/such-base")
+
+
+def test_a_base_with_truncated_weights_is_one_clear_error(base: Path, tmp_path: Path) -> None:
+    for file in base.iterdir():
+        if file.is_file():
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:10_000])
+    with pytest.raises(InputError, match="cannot be loaded"):
+        load_base(str(tmp_path))
+
+
+def test_another_models_config_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(InputError, match="'llama'"):
+        load_config(tmp_path)
+
+
+def test_lerobots_config_of_the_full_model_is_understood(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"type": "pi0", "chunk_size": 50, "n_action_steps": 50}')
+    config = load_config(tmp_path)
+    assert (config.chunk_size, config.max_action_dim, config.vlm_config.text_config.hidden_size) == (50, 32, 2048)

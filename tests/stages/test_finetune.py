@@ -1,0 +1,143 @@
+"""`vla finetune`: repeatable to the byte, resumable to the byte, and plain about what it cannot do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from builders import InterruptAfter, assert_refused, contents, robomimic_log
+
+from vla_cli.adapter import load_spec
+from vla_cli.configs import FinetuneConfig, IngestConfig, PreprocessConfig
+from vla_cli.errors import ConfigError, InputError
+from vla_cli.files import partial_path, read_json
+from vla_cli.stages import finetune, ingest, preprocess
+
+
+def config(dataset: Path, base: Path, out: Path, **options: object) -> FinetuneConfig:
+    defaults = {"recipe": "lora", "steps": 5, "batch_size": 6, "checkpoint_every": 2}
+    return FinetuneConfig(dataset=dataset, base=str(base), out=out, **{**defaults, **options})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("recipe", ["naive", "lora", "rehearse"])
+def test_interrupted_and_resumed_ends_with_the_same_bytes(
+    dataset: Path, replay: Path, base: Path, tmp_path: Path, recipe: str
+) -> None:
+    options = {"recipe": recipe, "replay": replay if recipe == "rehearse" else None}
+    finetune.run(config(dataset, base, tmp_path / "whole", **options))
+    with pytest.raises(KeyboardInterrupt):
+        finetune.run(config(dataset, base, tmp_path / "halves", **options), InterruptAfter(4))
+    assert not (tmp_path / "halves").exists()
+    assert (partial_path(tmp_path / "halves") / "checkpoint.safetensors").is_file()
+    finetune.run(config(dataset, base, tmp_path / "halves", resume=True, **options))
+    assert contents(tmp_path / "halves") == contents(tmp_path / "whole")
+
+
+def test_another_seed_is_another_adapter(dataset: Path, base: Path, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        finetune.run(config(dataset, base, tmp_path / str(seed), steps=2, seed=seed))
+    assert (
+        contents(tmp_path / "0")["adapter_model.safetensors"] != contents(tmp_path / "1")["adapter_model.safetensors"]
+    )
+
+
+def test_resuming_with_other_settings_is_refused_by_name(dataset: Path, base: Path, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        finetune.run(config(dataset, base, tmp_path / "out"), InterruptAfter(4))
+    with pytest.raises(ConfigError, match="seed"):
+        finetune.run(config(dataset, base, tmp_path / "out", seed=3, resume=True))
+
+
+def test_the_adapter_says_what_the_robot_must_know(adapter: Path, base: Path) -> None:
+    spec = load_spec(adapter)
+    assert spec.instructions == ["put the red block on the left plate"]
+    assert spec.base is not None and spec.base.name == str(base)
+    assert (spec.statistics_from, spec.rate_hz, spec.cameras) == ("base", 10.0, ["agentview_image"])
+    assert spec.world is not None and spec.world["env_kwargs"]["shift"] == "V"
+    run = read_json(adapter / "run.json")
+    assert run["request"]["base"]["digest"] == spec.base.digest
+    assert run["request"]["dataset"]["digest"].startswith("sha256:")
+
+
+def test_the_loss_goes_down(dataset: Path, base: Path, tmp_path: Path) -> None:
+    finetune.run(config(dataset, base, tmp_path / "out", steps=24, batch_size=12))
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert len(losses) == 24
+    assert np.mean(losses[-6:]) < 0.8 * np.mean(losses[:6])
+
+
+def test_a_dry_run_writes_nothing(dataset: Path, base: Path, tmp_path: Path) -> None:
+    plan = finetune.plan(config(dataset, base, tmp_path / "out"))
+    assert plan["train_episodes"] == 18 and plan["recipe"]["steps"] == 5
+    assert list(tmp_path.iterdir()) == []
+
+
+def robot_log(tmp_path: Path, **options: object) -> Path:
+    """A dataset of another robot, with its own number of dimensions."""
+    source = robomimic_log(tmp_path / "log.hdf5", **options)  # type: ignore[arg-type]
+    ingest.run(IngestConfig(source=source, out=tmp_path / "episodes", instruction="wipe the table"))
+    preprocess.run(PreprocessConfig(episodes=tmp_path / "episodes", out=tmp_path / "dataset"))
+    return tmp_path / "dataset"
+
+
+def test_a_robot_that_is_new_to_the_base_uses_its_own_statistics(base: Path, tmp_path: Path) -> None:
+    summary = finetune.run(config(robot_log(tmp_path), base, tmp_path / "out", steps=2))
+    spec = load_spec(tmp_path / "out")
+    assert spec.statistics_from == "dataset"
+    assert any("new to the base" in text for text in summary["warnings"])
+    assert any("wipe" in text for text in summary["warnings"]), "words the tokenizer does not know are named"
+
+
+def test_rehearsal_without_replay_is_refused(dataset: Path, base: Path, tmp_path: Path) -> None:
+    assert_refused(
+        ConfigError, tmp_path / "out", lambda: finetune.run(config(dataset, base, tmp_path / "out", recipe="rehearse"))
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"recipe": "nosuch"}, "no recipe 'nosuch'"),
+        ({"steps": 0}, "steps is 0"),
+        ({"learning_rate": -1.0}, "learning_rate is -1"),
+        ({"replay_fraction": 0.5}, "does not rehearse"),
+    ],
+)
+def test_impossible_options_are_refused(
+    dataset: Path, base: Path, tmp_path: Path, options: dict[str, object], words: str
+) -> None:
+    assert_refused(
+        ConfigError, tmp_path / "out", lambda: finetune.run(config(dataset, base, tmp_path / "out", **options)), words
+    )
+
+
+def test_a_missing_dataset_and_a_missing_base_are_refused(dataset: Path, base: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert_refused(InputError, out, lambda: finetune.run(config(tmp_path / "none", base, out)), "vla preprocess")
+    assert_refused(InputError, out, lambda: finetune.run(config(dataset, tmp_path / "x", out)), "sample_data/base")
+
+
+def test_an_output_in_the_way_is_left_alone(dataset: Path, base: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "precious").write_text("mine")
+    with pytest.raises(ConfigError, match="not empty"):
+        finetune.run(config(dataset, base, tmp_path / "out"))
+    assert (tmp_path / "out" / "precious").read_text() == "mine"
+
+
+def test_replay_that_does_not_fit_is_refused(dataset: Path, base: Path, tmp_path: Path) -> None:
+    other = robot_log(tmp_path)
+    assert_refused(
+        InputError,
+        tmp_path / "out",
+        lambda: finetune.run(config(dataset, base, tmp_path / "out", recipe="rehearse", replay=other)),
+        "--replay",
+    )
+
+
+def test_replay_may_be_episodes(dataset: Path, replay: Path, base: Path, tmp_path: Path) -> None:
+    episodes = replay.parent / "episodes"
+    finetune.run(config(dataset, base, tmp_path / "out", recipe="rehearse", replay=episodes, steps=2))
+    assert read_json(tmp_path / "out" / "run.json")["facts"]["retention"]["rehearsal"]["replay_windows"] > 500

@@ -1,0 +1,125 @@
+"""`vla eval-steer`: matched, repeatable, and honest about what it measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from builders import assert_refused, contents, robomimic_log
+
+from vla_cli.configs import FinetuneConfig, IngestConfig, PreprocessConfig, SteerConfig
+from vla_cli.errors import CheckFailed, ConfigError, InputError
+from vla_cli.report import load_report, load_rollouts
+from vla_cli.stages import finetune, ingest, preprocess, steer
+from vla_cli.worlds.contract import CONDITIONS
+
+
+@pytest.fixture(scope="module")
+def report(adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("steer") / "report"
+    steer.run(SteerConfig(adapters=(adapter,), out=out, episodes=9, rollouts=1))
+    return out
+
+
+def test_every_condition_is_measured_for_base_and_adapter(report: Path) -> None:
+    found = load_report(report)
+    assert found.policy_names == ["base", "lora"]
+    assert [c.name for c in found.conditions] == list(CONDITIONS)
+    for policy in found.policy_names:
+        for condition in CONDITIONS:
+            row = found.find(policy, condition, "success")
+            assert row is not None and row.n == 9
+        assert found.find(policy, "novel-both", "locked") is not None
+        assert found.find(policy, "trained", "locked") is None
+    assert found.settings["world"] == "tabletop:V", "the demonstrations' own scene, without being told"
+
+
+def test_doing_nothing_scores_nothing(report: Path) -> None:
+    found = load_report(report)
+    for policy in found.policy_names:
+        row = found.find(policy, "do-nothing", "success")
+        assert row is not None and row.k == 0
+
+
+def test_the_same_episode_is_the_same_for_every_policy(report: Path) -> None:
+    rollouts = load_rollouts(report)
+    assert len(rollouts) == 2 * len(CONDITIONS) * 9
+    asked = {p: [(r.condition, r.episode, r.instruction) for r in rollouts if r.policy == p] for p in ("base", "lora")}
+    assert asked["base"] == asked["lora"]
+
+
+def test_the_page_is_whole_and_self_contained(report: Path) -> None:
+    page = (report / "report.html").read_text()
+    assert page.count("data:image/png;base64,") >= len(CONDITIONS)
+    assert "novel-concept" in page and "</html>" in page
+
+
+def test_a_second_run_gives_the_same_bytes_and_another_seed_other_scenes(adapter: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        asked = ("trained", "novel-both")
+        steer.run(SteerConfig(adapters=(adapter,), out=tmp_path / name, episodes=4, conditions=asked, seed=seed))
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert contents(tmp_path / "a")["rollouts.jsonl"] != contents(tmp_path / "c")["rollouts.jsonl"]
+
+
+def test_guidance_changes_the_adapter_and_not_the_base(adapter: Path, tmp_path: Path) -> None:
+    films = {}
+    for weight in (1.0, 3.0):
+        out = tmp_path / str(weight)
+        asked = ("novel-both",)
+        steer.run(SteerConfig(adapters=(adapter,), out=out, episodes=6, conditions=asked, guidance_weight=weight))
+        films[weight] = [(r.policy, r.did, r.steps) for r in load_rollouts(out)]
+    base = [[row for row in films[w] if row[0] == "base"] for w in (1.0, 3.0)]
+    adapted = [[row for row in films[w] if row[0] == "lora"] for w in (1.0, 3.0)]
+    assert base[0] == base[1]
+    assert adapted[0] != adapted[1]
+
+
+def test_another_world_can_be_named(adapter: Path, tmp_path: Path) -> None:
+    asked = ("trained",)
+    steer.run(SteerConfig(adapters=(adapter,), out=tmp_path / "r", episodes=2, conditions=asked, world="tabletop:base"))
+    assert load_report(tmp_path / "r").settings["world"] == "tabletop:base"
+
+
+def test_fail_under_is_exit_one_and_keeps_the_report(adapter: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckFailed) as caught:
+        asked = ("novel-both", "do-nothing")
+        steer.run(SteerConfig(adapters=(adapter,), out=tmp_path / "r", episodes=3, conditions=asked, fail_under=1.01))
+    assert caught.value.exit_code == 1
+    assert load_report(tmp_path / "r").rows
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"world": "moon"}, "no world 'moon'"),
+        ({"world": "tabletop:Q"}, "no domain 'Q'"),
+        ({"conditions": ("novel",)}, "no condition 'novel'"),
+        ({"world": "none"}, "no world to act in"),
+    ],
+)
+def test_impossible_options_are_refused(adapter: Path, tmp_path: Path, options: dict[str, object], words: str) -> None:
+    config = SteerConfig(adapters=(adapter,), out=tmp_path / "r", episodes=2, **options)  # type: ignore[arg-type]
+    assert_refused(ConfigError, tmp_path / "r", lambda: steer.run(config), words)
+
+
+def test_a_dataset_is_no_adapter(dataset: Path, tmp_path: Path) -> None:
+    config = SteerConfig(adapters=(dataset,), out=tmp_path / "r")
+    assert_refused(InputError, tmp_path / "r", lambda: steer.run(config), "policy.json")
+
+
+def test_another_robots_adapter_gets_the_open_loop_report(base: Path, tmp_path: Path) -> None:
+    source = robomimic_log(tmp_path / "log.hdf5")
+    ingest.run(IngestConfig(source=source, out=tmp_path / "episodes", instruction="put the block on the plate"))
+    preprocess.run(PreprocessConfig(episodes=tmp_path / "episodes", out=tmp_path / "dataset"))
+    train = FinetuneConfig(
+        dataset=tmp_path / "dataset", base=str(base), out=tmp_path / "a", recipe="lora", steps=2, batch_size=4
+    )
+    finetune.run(train)
+    steer.run(SteerConfig(adapters=(tmp_path / "a",), out=tmp_path / "r", dataset=tmp_path / "dataset"))
+    report = load_report(tmp_path / "r")
+    assert report.kind == "open-loop"
+    row = report.find("lora", "trained", "action_error")
+    assert row is not None and row.value > 0 and row.low <= row.value <= row.high
+    with pytest.raises(InputError, match="--world none"):
+        steer.run(SteerConfig(adapters=(tmp_path / "a",), out=tmp_path / "w", world="tabletop:V"))

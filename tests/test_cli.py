@@ -1,0 +1,141 @@
+"""The command line: light to start, strict about options, one JSON document, one paragraph for an error."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from builders import contents
+
+from vla_cli.configs import FinetuneConfig, IngestConfig, SteerConfig
+from vla_cli.console import resolve
+from vla_cli.errors import ConfigError
+from vla_cli.files import partial_path
+
+ROOT = Path(__file__).resolve().parents[1]
+LOG = "sample_data/demonstrations.hdf5"
+COMMANDS = ["collect-ingest", "preprocess", "finetune", "eval-steer", "export-adapter"]
+RUN = "import sys; sys.argv[0] = 'vla'; from vla_cli.cli import main; main()"
+
+
+def vla(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", RUN, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, **options)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], *([c, "--help"] for c in COMMANDS)], ids=" ".join)
+def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
+    script = (
+        f"import sys; sys.argv = ['vla', *{arguments!r}]\n"
+        "from vla_cli.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as done:\n    assert not done.code, done.code\n"
+        "heavy = {'torch', 'transformers', 'peft', 'numpy', 'h5py', 'yaml', 'gymnasium', 'rich'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "Usage" in result.stdout
+
+
+def test_the_command_line_reference_is_fresh() -> None:
+    """docs/cli.md is made by scripts/make_cli_reference.py; when this fails, run it."""
+    result = subprocess.run(
+        [sys.executable, "scripts/make_cli_reference.py", "--check"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["fly"], 2, "No such command 'fly'"),
+        (["finetune", "--steps", "many"], 2, "--steps"),
+        (["finetune"], 2, "Missing: --out, DATASET, --base"),
+        (["collect-ingest", "nowhere", "--out", "{tmp}/o"], 3, "nowhere"),
+        (["preprocess", "tests", "--out", "{tmp}/o"], 3, "collect-ingest"),
+        (["collect-ingest", LOG, "--out", "{tmp}/o", "--format", "rosbag9"], 2, "rosbag9"),
+        (["collect-ingest", LOG, "--out", "{tmp}/o", "--overwrite", "--resume"], 2, "exclude each other"),
+    ],
+)
+def test_errors_are_one_paragraph_with_their_exit_code(
+    tmp_path: Path, arguments: list[str], code: int, words: str
+) -> None:
+    result = vla(*[a.format(tmp=tmp_path) for a in arguments])
+    assert result.returncode == code
+    assert words in result.stderr
+    assert result.stderr.count("\n") == 1 and "Traceback" not in result.stderr
+    assert result.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_under_json_is_a_document_too(tmp_path: Path) -> None:
+    result = vla("collect-ingest", "nowhere", "--out", tmp_path / "o", "--json")
+    document = json.loads(result.stdout)
+    assert document["exit_code"] == result.returncode == 3 and "nowhere" in document["error"]
+
+
+def test_json_is_one_document_and_nothing_else(tmp_path: Path) -> None:
+    source = ROOT / "sample_data" / "demonstrations.hdf5"
+    result = vla("collect-ingest", source, "--out", tmp_path / "e", "--instruction", "go", "--json")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["counts"]["episodes_out"] == 20
+    assert "\x1b" not in result.stderr, "no colours when stderr is no terminal"
+
+
+def test_a_config_file_fills_in_and_flags_win(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("source: log.hdf5\noperator: alice\nseed: 3\nout: there\n")
+    config = resolve(IngestConfig, {"operator": "bob"}, file)
+    assert (config.source, config.operator, config.seed, config.out) == (Path("log.hdf5"), "bob", 3, Path("there"))
+    file.write_text("adapters: [a, b]\nconditions: [trained]\nout: r\nguidance-weight: 2\n")
+    steer = resolve(SteerConfig, {}, file)
+    assert (steer.adapters, steer.conditions, steer.guidance_weight) == ((Path("a"), Path("b")), ("trained",), 2.0)
+
+
+def test_all_problems_of_a_config_file_come_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("stepz: 3\nsteps: many\nseed: true\nlearning_rate: 1\n")
+    with pytest.raises(ConfigError) as caught:
+        resolve(FinetuneConfig, {}, file)
+    for part in ("unknown key 'stepz'", "'steps' is 'many'", "'seed' is True"):
+        assert part in str(caught.value)
+
+
+def test_ctrl_c_leaves_something_to_resume(dataset: Path, base: Path, tmp_path: Path) -> None:
+    """A real SIGINT half way through a real run; --resume ends with the bytes of an uninterrupted one."""
+    asked = ["finetune", dataset, "--base", base, "--recipe", "lora", "--steps", 60, "--batch-size", 4]
+    asked += ["--checkpoint-every", 5, "--threads", 1]
+    out = tmp_path / "halves"
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN, *map(str, asked), "--out", str(out)], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not (partial_path(out) / "checkpoint.safetensors").is_file() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "--resume" in errors and "Traceback" not in errors
+    assert not out.exists()
+    refused = vla(*asked, "--out", out)
+    assert refused.returncode == 2 and "--resume" in refused.stderr
+    resumed = vla(*asked, "--out", out, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    whole = vla(*asked, "--out", tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_two_runs_of_one_command_give_the_same_bytes(dataset: Path, base: Path, tmp_path: Path) -> None:
+    """In two processes: nothing may hang on the hash seed."""
+    for name in ("a", "b"):
+        asked = ["finetune", dataset, "--base", base, "--recipe", "lora", "--steps", 3, "--out", tmp_path / name]
+        result = vla(*asked, env={**os.environ, "PYTHONHASHSEED": "1" if name == "a" else "2"})
+        assert result.returncode == 0, result.stderr
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
