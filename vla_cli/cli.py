@@ -14,7 +14,7 @@ import typer
 
 from vla_cli import __version__, console
 from vla_cli.configs import ExportConfig, FinetuneConfig, IngestConfig, PreprocessConfig, SteerConfig
-from vla_cli.errors import ConfigError
+from vla_cli.errors import ConfigError, Interrupted
 
 HELP = """Adapt a vision-language-action policy to your robot from a few demonstrations, and keep it steerable.
 
@@ -220,9 +220,11 @@ def main() -> None:
     """Entry point: run, translate errors into one paragraph and an exit code."""
     console.prepare_process()
     try:
-        app(standalone_mode=False)
-    except typer.Exit as done:
-        sys.exit(done.exit_code)
+        code = app(standalone_mode=False)
+        if code == Interrupted.exit_code:
+            # typer swallows Ctrl-C and returns its code
+            raise KeyboardInterrupt
+        sys.exit(code or 0)
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(console.fail(KeyboardInterrupt(), as_json="--json" in sys.argv))
     except typer.TyperException as error:
