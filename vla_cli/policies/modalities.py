@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-MODALITIES = ("vision", "language", "action")
+MODALITIES: tuple[str, ...] = ("vision", "language", "action")
 
 LORA_TARGETS = {
     "vision": r"model\.vlm\.(vision_tower\..*\.(q_proj|k_proj|v_proj|out_proj|fc1|fc2)|multi_modal_projector\.linear)",
