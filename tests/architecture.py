@@ -31,6 +31,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "hdf5",
         "intervals",
         "recipe",
+        "replay",
         "report",
         "report_html",
         "report_style",

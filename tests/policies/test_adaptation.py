@@ -14,7 +14,7 @@ from transformers import PI0ForConditionalGeneration
 
 from vla_cli.adapter import ADAPTER_WEIGHTS, check_base, load_spec, save_spec
 from vla_cli.errors import InputError
-from vla_cli.policies.adaptation import count_parameters, make_full, make_lora, save_merged
+from vla_cli.policies.adaptation import count_parameters, estimate, make_full, make_lora, save_merged
 from vla_cli.policies.checkpoint import load_base
 from vla_cli.policies.flow import FlowPolicy, load
 
@@ -110,6 +110,17 @@ def test_full_fine_tuning_freezes_only_what_no_action_depends_on(base: Path) -> 
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     assert counts["vision"] + counts["language"] + counts["action"] + frozen == counts["total"]
     assert all(counts[m] > 0 for m in ("vision", "language", "action"))
+
+
+def test_the_estimate_of_the_full_size_model_needs_no_weights_and_counts_right(base: Path) -> None:
+    from transformers import PI0Config
+
+    lora = estimate(PI0Config(), method="lora", rank=16, train_heads=False)
+    assert 3.2e9 < lora["parameters"] < 3.8e9 and lora["trained_parameters"] < 0.03 * lora["parameters"]
+    model, _, _ = load_base(str(base))
+    real = count_parameters(make_lora(model, rank=4, alpha=4, train_heads=True, seed=0))
+    told = estimate(model.config, method="lora", rank=4, train_heads=True)
+    assert told["parameters"] == real.pop("total") and told["trained_parameters"] == sum(real.values())
 
 
 def test_a_lora_of_the_lectures_size_counts_as_the_lecture_does() -> None:

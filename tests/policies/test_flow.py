@@ -215,7 +215,7 @@ def test_combine_is_the_papers_convention() -> None:
 
 
 def test_a_missing_base_is_one_clear_error() -> None:
-    with pytest.raises(InputError, match=r"neither a directory nor a hub model.*--base sample_data/base"):
+    with pytest.raises(InputError, match=r"neither a directory nor a hub model.*sample_data/base"):
         locate_base("no/such-base")
 
 

@@ -71,6 +71,7 @@ def test_the_loss_goes_down(dataset: Path, base: Path, tmp_path: Path) -> None:
 def test_a_dry_run_writes_nothing(dataset: Path, base: Path, tmp_path: Path) -> None:
     plan = finetune.plan(config(dataset, base, tmp_path / "out"))
     assert plan["train_episodes"] == 18 and plan["recipe"]["steps"] == 5
+    assert plan["estimate"]["optimiser_bytes"] == 12 * plan["estimate"]["trained_parameters"] > 0
     assert list(tmp_path.iterdir()) == []
 
 

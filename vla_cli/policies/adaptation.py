@@ -65,6 +65,37 @@ def _excluding(model: nn.Module, pattern: str, targets: Sequence[str]) -> str | 
     return "|".join(re.escape(n) for n in extra) or None
 
 
+def estimate(config: Any, *, method: str, rank: int, train_heads: bool) -> dict[str, int]:
+    """What fine-tuning a model of this configuration takes, without its weights (everything on the meta device).
+
+    Args:
+        config: the base's configuration.
+        method: "full" or "lora".
+        rank: LoRA rank.
+        train_heads: as for `make_lora`.
+
+    Returns:
+        "parameters" and "trained_parameters", and "weight_bytes" and "optimiser_bytes" in float32: the optimiser holds
+        a gradient and AdamW's two moments of each trained parameter. Activations come on top.
+    """
+    from transformers import PI0ForConditionalGeneration
+
+    with torch.device("meta"):
+        model: Any = PI0ForConditionalGeneration(config)
+        if method == "full":
+            make_full(model)
+        else:
+            model = make_lora(model, rank=rank, alpha=rank, train_heads=train_heads, seed=0)
+    counts = count_parameters(model)
+    trained = sum(counts[modality] for modality in MODALITIES)
+    return {
+        "parameters": counts["total"],
+        "trained_parameters": trained,
+        "weight_bytes": 4 * counts["total"],
+        "optimiser_bytes": 12 * trained,
+    }
+
+
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Parameters that train, by name, in model order."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}

@@ -45,7 +45,7 @@ def locate_base(base: str) -> BaseFiles:
             f"The base '{base}' is neither a directory nor a hub model that can be reached "
             f"({type(error).__name__}: {str(error).splitlines()[0]})",
             expected="a directory with config.json and model.safetensors, or a hub id such as lerobot/pi0_base",
-            hint="--base sample_data/base",
+            hint="--base with that directory (the embedded base is sample_data/base of the vla-cli repository)",
         ) from None
     return BaseFiles(snapshot, BaseReference(base, digest_weights(snapshot), snapshot.name))
 

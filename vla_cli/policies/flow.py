@@ -147,8 +147,7 @@ def _to(batch: Batch, device: str) -> Batch:
 
 
 SMALL_MODEL = 20_000_000
-"""Parameters below which a second torch thread costs more than it brings (measured on the miniature: 0.29 s a step
-with one thread, 0.35 to 0.5 with two)."""
+"""Parameters below which a second torch thread brings nothing, or costs (benchmarks/finetune_speed.py measures it)."""
 
 
 def set_threads(model: nn.Module, threads: int) -> None:

@@ -70,7 +70,11 @@ def read(path: Path, warn: Warn) -> Iterator[Episode | Skipped]:
     """
     files = _files(path)
     if not files:
-        raise InputError(f"{path} is no HDF5 file and holds none", expected="an HDF5 file with /data/demo_<i> groups")
+        raise InputError(
+            f"{path} is no HDF5 file and holds none",
+            expected="an HDF5 file with /data/demo_<i> groups",
+            hint="vla collect-ingest with --format auto",
+        )
     found = 0
     for file in files:
         prefix = f"{file.stem}_" if len(files) > 1 else ""
@@ -80,7 +84,11 @@ def read(path: Path, warn: Warn) -> Iterator[Episode | Skipped]:
                 found += 1
                 yield log.read_demo(name)
     if not found:
-        raise InputError(f"{path} has no demonstrations", expected="groups /data/demo_0, /data/demo_1, ...")
+        raise InputError(
+            f"{path} has no demonstrations",
+            expected="groups /data/demo_0, /data/demo_1, ...",
+            hint="vla collect-ingest with the log that holds them",
+        )
 
 
 READER = Reader("an HDF5 file with /data/demo_<i> groups", recognise, count, read)

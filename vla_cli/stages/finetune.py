@@ -10,11 +10,10 @@ import numpy as np
 
 from vla_cli.adapter import PolicySpec, has_spec, load_spec, save_spec
 from vla_cli.configs import FinetuneConfig
-from vla_cli.dataset import Dataset, Demonstration, load_dataset
-from vla_cli.episode import MANIFEST, Skipped, load_episode, read_manifest
+from vla_cli.dataset import Dataset, load_dataset
 from vla_cli.errors import ConfigError, InputError
 from vla_cli.files import building, check_output, is_complete, read_json
-from vla_cli.policies.adaptation import count_parameters, make_full, make_lora, save_trained
+from vla_cli.policies.adaptation import count_parameters, estimate, make_full, make_lora, save_trained
 from vla_cli.policies.checkpoint import BaseFiles, load_base, load_config, locate_base
 from vla_cli.policies.flow import FlowPolicy, pick_device, set_threads
 from vla_cli.policies.trainer import Settings, Trainer, held_out_loss
@@ -22,8 +21,8 @@ from vla_cli.progress import SILENT, Progress
 from vla_cli.provenance import FILE_NAME as RUN_FILE
 from vla_cli.provenance import RunRecord, describe_input
 from vla_cli.recipe import Recipe, load_recipe
+from vla_cli.replay import load_replay
 from vla_cli.retention import RETENTION, Context, Retention
-from vla_cli.synchronise import SyncOptions, synchronise
 from vla_cli.windows import Samples, Windows
 
 STAGE = "finetune"
@@ -60,6 +59,12 @@ def plan(config: FinetuneConfig) -> dict[str, Any]:
         "train_episodes": len(dataset.train),
         "train_frames": frames,
         "epochs": round(recipe.steps * recipe.batch_size / max(1, frames), 2),
+        "estimate": estimate(
+            load_config(prepared.files.directory),
+            method=recipe.method,
+            rank=recipe.rank,
+            train_heads=_train_heads(prepared),
+        ),
         "warnings": prepared.warnings,
     }
 
@@ -263,15 +268,20 @@ def _trainable_policy(prepared: Plan) -> FlowPolicy:
     if recipe.method == "full":
         model = make_full(model)
     else:
-        new_robot = prepared.spec.statistics_from == "dataset"
         model = make_lora(
             model,
             rank=recipe.rank,
             alpha=recipe.alpha,
-            train_heads=recipe.heads == "full" or (recipe.heads == "auto" and new_robot),
+            train_heads=_train_heads(prepared),
             seed=prepared.config.seed,
         )
     return FlowPolicy(model, prompts, prepared.spec, pick_device(prepared.config.device))
+
+
+def _train_heads(prepared: Plan) -> bool:
+    """Whether the state and action projections are trained outright: a robot that is new to the base needs it."""
+    wish = prepared.recipe.heads
+    return wish == "full" or (wish == "auto" and prepared.spec.statistics_from == "dataset")
 
 
 def _check_words(policy: FlowPolicy, spec: PolicySpec, record: RunRecord, progress: Progress) -> None:
@@ -286,61 +296,14 @@ def _check_words(policy: FlowPolicy, spec: PolicySpec, record: RunRecord, progre
 
 def _retention(prepared: Plan, demonstrations: Windows, record: RunRecord) -> dict[str, Retention]:
     methods = {name: RETENTION.get(name)(**options) for name, options in prepared.recipe.retention.items()}
-    replay = _load_replay(prepared, record) if prepared.config.replay is not None and methods else None
+    replay = None
+    if prepared.config.replay is not None and methods:
+        replay, skipped = load_replay(prepared.config.replay, prepared.dataset, prepared.spec.chunk_size)
+        for episode in skipped:
+            record.skip(f"replay/{episode.name}", episode.reason)
     for method in methods.values():
         method.prepare(Context(demonstrations, replay))
     return methods
-
-
-def _load_replay(prepared: Plan, record: RunRecord) -> Windows:
-    """Replay from a dataset or from episodes, fed in the same way as the demonstrations."""
-    path, spec = prepared.config.replay, prepared.spec
-    assert path is not None
-    if (path / MANIFEST).is_file():
-        demonstrations = _replay_from_episodes(path, prepared, record)
-    else:
-        found = load_dataset(path)
-        demonstrations = found.split("train") + found.split("valid")
-    if not demonstrations:
-        raise InputError(f"--replay {path} has no episode that can be used (see the reasons above)")
-    first = demonstrations[0]
-    widths, wanted = (first.state.shape[1], first.actions.shape[1]), (len(spec.state_names), len(spec.action_names))
-    if widths != wanted or len(first.images) != len(spec.cameras):
-        raise InputError(
-            f"--replay {path} has {widths[0]} state and {widths[1]} action dimensions and cameras {list(first.images)}",
-            expected=f"{wanted[0]} and {wanted[1]}, and {len(spec.cameras)} cameras, as the dataset",
-            hint="vla preprocess it with the same options as the demonstrations, and pass that dataset",
-        )
-    # cameras correspond by order, whatever the two logs call them
-    for demonstration in demonstrations:
-        demonstration.images = dict(zip(spec.cameras, demonstration.images.values(), strict=True))
-    size = prepared.dataset.split("train")[0].images[spec.cameras[0]].shape[1:3]
-    if first.images[spec.cameras[0]].shape[1:3] != size:
-        raise InputError(
-            f"--replay {path} has images of another size than the dataset ({size[0]} x {size[1]})",
-            hint="vla preprocess both with the same --image-size",
-        )
-    record.facts["replay_episodes"] = len(demonstrations)
-    return Windows(demonstrations, spec.cameras, spec.chunk_size)
-
-
-def _replay_from_episodes(path: Path, prepared: Plan, record: RunRecord) -> list[Demonstration]:
-    dataset = prepared.dataset
-    height, width = next(iter(dataset.demonstrations[0].images.values())).shape[1:3]
-    demonstrations = []
-    for row in read_manifest(path):
-        episode = load_episode(path / row["file"])
-        options = SyncOptions(
-            rate=dataset.rate_hz,
-            cameras=tuple(stream.name for stream in episode.of_role("image")),
-            image_size=height if height == width else None,
-        )
-        found = synchronise(episode, options)
-        if isinstance(found, Skipped):
-            record.skip(f"replay/{found.name}", found.reason)
-        else:
-            demonstrations.append(found.demonstration)
-    return demonstrations
 
 
 def _held_out(prepared: Plan, policy: FlowPolicy) -> Any:

@@ -26,6 +26,7 @@ from vla_cli.provenance import RunRecord, describe_input
 from vla_cli.readers import READERS, Reader, detect
 
 STAGE = "collect-ingest"
+_ANOTHER = "copy the log again, or vla collect-ingest with the path of another one"
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -78,11 +79,15 @@ def run(config: IngestConfig, progress: Progress = SILENT) -> dict[str, Any]:
 def _check(config: IngestConfig) -> None:
     source = config.source
     if not source.exists():
-        raise InputError(f"The source {source} does not exist", expected="a robot log: a file or a directory")
+        raise InputError(
+            f"The source {source} does not exist",
+            expected="a robot log: a file or a directory",
+            hint=f"ls {source.parent}, then vla collect-ingest with the path of the log",
+        )
     if source.is_dir() and not any(source.iterdir()):
-        raise InputError(f"The source directory {source} is empty", expected="a robot log")
+        raise InputError(f"The source directory {source} is empty", expected="a robot log", hint=_ANOTHER)
     if source.is_file() and source.stat().st_size == 0:
-        raise InputError(f"The source file {source} is empty", expected="a robot log")
+        raise InputError(f"The source file {source} is empty", expected="a robot log", hint=_ANOTHER)
     check_apart(config.out, source)
     check_output(config.out, overwrite=config.overwrite, resume=config.resume)
 
@@ -150,6 +155,7 @@ def _check_result(config: IngestConfig, rows: list[dict[str, Any]], record: RunR
             f"{config.source} has no usable episode"
             + (f" ({len(record.skipped)} skipped: {reasons})" if reasons else ""),
             expected="at least one with pictures and actions",
+            hint="vla collect-ingest again once the log is mended, or with the log as the robot first wrote it",
         )
     if config.strict and record.skipped:
         raise CheckFailed(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 RGB = tuple[float, float, float]
 
@@ -32,34 +32,20 @@ class Domain:
     noise: float = 0.01
 
 
+_MILD = Domain(
+    rotation=6.0,
+    zoom=0.98,
+    offset=(0.5, -0.5),
+    background=(0.56, 0.58, 0.53),
+    plate=(0.80, 0.82, 0.86),
+    light=(1.0, 0.95, 0.88),
+    gain=(0.80, 0.85),
+)
+
 DOMAINS: dict[str, Domain] = {
     "base": Domain(),
-    "V": Domain(
-        rotation=6.0,
-        zoom=0.98,
-        offset=(0.5, -0.5),
-        background=(0.56, 0.58, 0.53),
-        plate=(0.80, 0.82, 0.86),
-        light=(1.0, 0.95, 0.88),
-        gain=(0.80, 0.85),
-    ),
-    "W": Domain(
-        rotation=6.0,
-        zoom=0.98,
-        offset=(0.5, -0.5),
-        background=(0.40, 0.45, 0.52),
-        plate=(0.66, 0.62, 0.72),
-        light=(0.95, 0.82, 0.68),
-        gain=(0.80, 0.85),
-    ),
-    "Y": Domain(
-        rotation=15.0,
-        zoom=0.98,
-        offset=(0.5, -0.5),
-        background=(0.56, 0.58, 0.53),
-        plate=(0.80, 0.82, 0.86),
-        light=(1.0, 0.95, 0.88),
-        gain=(0.80, 0.85),
-    ),
+    "V": _MILD,
+    "W": replace(_MILD, background=(0.40, 0.45, 0.52), plate=(0.66, 0.62, 0.72), light=(0.95, 0.82, 0.68)),
+    "Y": replace(_MILD, rotation=15.0),
 }
 """V mild, W the same geometry with a stronger look, Y a 15 degree turn."""
