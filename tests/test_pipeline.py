@@ -74,7 +74,7 @@ def test_lock_in_and_its_cure(dataset: Path, replay: Path, base: Path, tmp_path:
     assert value("naive", "trained") >= 0.9
     assert value("naive", "novel-concept") <= 0.2
     assert value("naive", "novel-both") <= 0.2
-    assert value("naive", "novel-concept", "locked") >= 0.2
+    assert value("naive", "novel-concept", "locked") >= 0.1
     assert value("rehearse", "trained") >= 0.9
     assert value("rehearse", "novel-concept") >= 0.8
     assert value("rehearse", "novel-both") >= 0.8

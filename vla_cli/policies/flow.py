@@ -147,7 +147,8 @@ def _to(batch: Batch, device: str) -> Batch:
 
 
 SMALL_MODEL = 20_000_000
-"""Parameters below which a second torch thread brings nothing, or costs (benchmarks/finetune_speed.py measures it)."""
+"""Parameters below which a second torch thread brings so little (benchmarks/finetune_speed.py) that runs side by side
+are better; one thread also gives the same results on machines with more cores."""
 
 
 def set_threads(model: nn.Module, threads: int) -> None:
