@@ -60,6 +60,7 @@ class PolicySpec:
         instructions: instructions it was trained on; empty for a base.
         base: the base it was adapted from; None for a base.
         recipe: recipe name; empty for a base.
+        tokenizer: where the tokenizer is, when the base carries none; empty for the base's own.
         world: robomimic `env_args` of the demonstrations, when they name a world.
         guidance: defaults for test-time guidance.
         calibration: explicit transforms between deployment and base, in order; none yet.
@@ -80,6 +81,7 @@ class PolicySpec:
     instructions: list[str] = field(default_factory=list)
     base: BaseReference | None = None
     recipe: str = ""
+    tokenizer: str = ""
     world: dict[str, Any] | None = None
     guidance: dict[str, float] = field(default_factory=lambda: {"weight": 1.0})
     calibration: list[dict[str, Any]] = field(default_factory=list)

@@ -127,6 +127,7 @@ def finetune(
     context: typer.Context,
     dataset: Annotated[Path | None, typer.Argument(help="A directory written by preprocess.")] = None,
     base: Annotated[str | None, typer.Option(help="Base policy: a directory or a hub id.")] = None,
+    tokenizer: Annotated[str, typer.Option(help="Tokenizer directory or hub id, when the base carries none.")] = "",
     out: Out = None,
     recipe: Annotated[
         str, typer.Option(help="naive, lora, rehearse, or a YAML file like those.")

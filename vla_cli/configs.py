@@ -100,6 +100,7 @@ class FinetuneConfig(StageConfig):
     Attributes:
         dataset: a directory written by preprocess.
         base: the base policy: a directory, or a hub id such as lerobot/pi0_base.
+        tokenizer: tokenizer directory or hub id, when the base carries none.
         recipe: a name from `vla_cli/recipes/`, or a YAML file of the same keys.
         steps: optimiser steps.
         batch_size: windows a step, replay included.
@@ -115,6 +116,7 @@ class FinetuneConfig(StageConfig):
 
     dataset: Path
     base: str
+    tokenizer: str = ""
     recipe: str = "rehearse"
     steps: int | None = None
     batch_size: int | None = None

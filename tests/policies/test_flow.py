@@ -239,3 +239,14 @@ def test_lerobots_config_of_the_full_model_is_understood(tmp_path: Path) -> None
     (tmp_path / "config.json").write_text('{"type": "pi0", "chunk_size": 50, "n_action_steps": 50}')
     config = load_config(tmp_path)
     assert (config.chunk_size, config.max_action_dim, config.vlm_config.text_config.hidden_size) == (50, 32, 2048)
+
+
+def test_a_base_without_a_tokenizer_takes_one_from_elsewhere(base: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (bare / name).write_bytes((base / name).read_bytes())
+    with pytest.raises(InputError, match="--tokenizer"):
+        load_base(str(bare))
+    _, prompts, _ = load_base(str(bare), tokenizer=str(base))
+    assert prompts.words(PUT) == load(str(base), device="cpu").prompts.words(PUT)

@@ -72,14 +72,14 @@ def load_config(directory: Path) -> Any:
     return PI0Config(**kept)
 
 
-def load_base(base: str, *, tokenizer: str | None = None) -> tuple[nn.Module, Prompts, BaseFiles]:
+def load_base(base: str, *, tokenizer: str = "") -> tuple[nn.Module, Prompts, BaseFiles]:
     """Load a base model in float32 on the CPU, with its prompts.
 
     The same code loads the miniature and `lerobot/pi0_base`.
 
     Args:
         base: directory or hub id.
-        tokenizer: directory or hub id of the tokenizer, when the base does not carry one.
+        tokenizer: directory or hub id of the tokenizer, when the base does not carry one; empty for the base's own.
 
     Raises:
         InputError: files are missing or damaged, or weights do not fit the configuration.
@@ -114,7 +114,7 @@ def load_base(base: str, *, tokenizer: str | None = None) -> tuple[nn.Module, Pr
         raise InputError(
             f"No tokenizer for base '{base}' at '{source}' ({str(error).splitlines()[0]})",
             expected="tokenizer.json beside the weights",
-            hint="put the tokenizer of google/paligemma-3b-pt-224 into the base's directory",
+            hint="vla finetune with --tokenizer DIRECTORY_OR_HUB_ID (pi0's is that of google/paligemma-3b-pt-224)",
         ) from None
     vision = config.vlm_config.vision_config
     patches = (vision.image_size // vision.patch_size) ** 2

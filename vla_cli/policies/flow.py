@@ -21,7 +21,6 @@ from vla_cli.adapter import PolicySpec, check_base, load_spec
 from vla_cli.guidance import Contrast
 from vla_cli.policies.checkpoint import attach, load_base
 from vla_cli.policies.flow_matching import Batch, FlowModel, flow_losses, prepare_images, sample_chunk
-from vla_cli.policies.modalities import lora_targets, parameter_groups
 from vla_cli.policies.prompts import Prompts
 
 
@@ -126,14 +125,6 @@ class FlowPolicy:
         """Shape of the noise `act` starts from."""
         return (batch, self.config.chunk_size, self.config.max_action_dim)
 
-    def parameters_by_modality(self) -> dict[str, list[str]]:
-        """Names of the bare model's parameters that influence an action, by modality."""
-        return parameter_groups(self.flow._core())
-
-    def lora_targets(self) -> list[str]:
-        """Linear modules that LoRA may adapt."""
-        return lora_targets(self.flow._core())
-
 
 def _padded(values: np.ndarray, width: int) -> Tensor:
     """Zero-pad the last axis to `width`, float32."""
@@ -182,9 +173,10 @@ def load(base: str, adapter: Path | None = None, *, device: str = "auto", spec: 
         InputError: see `load_base` and `attach`; or the adapter belongs to another base; or a base without
             `policy.json` is loaded without a spec.
     """
-    model, prompts, files = load_base(base)
     if adapter is not None:
         spec = load_spec(adapter)
+    model, prompts, files = load_base(base, tokenizer=spec.tokenizer if spec else "")
+    if adapter is not None and spec is not None:
         check_base(spec, files.reference.digest, base)
         model = attach(model, adapter, spec)
     elif spec is None:

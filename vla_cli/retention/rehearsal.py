@@ -63,7 +63,6 @@ class Rehearsal:
             raise ConfigError(f"rehearsal's fraction is {self.options.fraction}", expected="a share between 0 and 1")
         self._replay: Windows | None = None
         self._style = np.empty((0, 2, 1, 1, 1, 3))
-        self._drawn = 0
 
     def share(self, batch_size: int) -> int:
         """At least one window, and at least one is left to the demonstrations."""
@@ -98,7 +97,6 @@ class Rehearsal:
             wanted = self._style[rng.integers(0, len(self._style), int(styled.sum()))]
             images[styled] = match_style(images[styled], wanted)
         samples.images = np.clip(images + 0.5, 0, 255).astype(np.uint8)
-        self._drawn += count
         return samples
 
     def facts(self) -> dict[str, Any]:

@@ -114,7 +114,7 @@ def _prepare(config: FinetuneConfig) -> Plan:
         )
     files = locate_base(config.base)
     warnings: list[str] = []
-    spec = _spec(dataset, files, recipe, warnings)
+    spec = _spec(dataset, files, recipe, config.tokenizer, warnings)
     instructions = sorted({text for d in dataset.split("train") for text in d.instructions})
     if not instructions:
         warnings.append(
@@ -147,7 +147,7 @@ def _with_replay_fraction(recipe: Recipe, config: FinetuneConfig) -> Recipe:
     return Recipe(**{**recipe.document(), "retention": {**recipe.retention, "rehearsal": rehearsal}})
 
 
-def _spec(dataset: Dataset, files: BaseFiles, recipe: Recipe, warnings: list[str]) -> PolicySpec:
+def _spec(dataset: Dataset, files: BaseFiles, recipe: Recipe, tokenizer: str, warnings: list[str]) -> PolicySpec:
     """How the adapted policy is to be fed: the base's own way where it fits, else the dataset's."""
     model = load_config(files.directory)
     own = load_spec(files.directory) if has_spec(files.directory) else None
@@ -185,6 +185,7 @@ def _spec(dataset: Dataset, files: BaseFiles, recipe: Recipe, warnings: list[str
         instructions=list(dict.fromkeys(text for d in dataset.split("train") for text in d.instructions)),
         base=files.reference,
         recipe=recipe.name,
+        tokenizer=tokenizer,
         world=dataset.world,
     )
 
@@ -263,7 +264,7 @@ def _train(prepared: Plan, partial: Path, progress: Progress) -> RunRecord:
 
 def _trainable_policy(prepared: Plan) -> FlowPolicy:
     recipe = prepared.recipe
-    model, prompts, _ = load_base(prepared.config.base)
+    model, prompts, _ = load_base(prepared.config.base, tokenizer=prepared.config.tokenizer)
     set_threads(model, prepared.config.threads)
     if recipe.method == "full":
         model = make_full(model)

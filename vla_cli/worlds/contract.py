@@ -79,7 +79,6 @@ class World(Protocol):
     label: str
     action_width: int
     state_width: int
-    trained_instruction: str
 
     def conditions(self) -> Mapping[str, str | None]:
         """Condition to None, or to the reason why it cannot be asked here."""

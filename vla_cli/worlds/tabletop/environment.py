@@ -21,7 +21,7 @@ from gymnasium.vector.utils import batch_space
 
 from vla_cli.worlds.tabletop.expert import SPEED_LIMIT, STRAIGHT, Habit, expert_action
 from vla_cli.worlds.tabletop.render import SIZE, camera_of, object_codes, render, to_uint8
-from vla_cli.worlds.tabletop.scene import PLATES, Scene, Task
+from vla_cli.worlds.tabletop.scene import Scene, Task
 from vla_cli.worlds.tabletop.shifts import Domain
 
 GRASP_RADIUS = 0.06
@@ -258,6 +258,3 @@ class TabletopVectorEnv(VectorEnv):
         return np.concatenate(
             [self.gripper_xy, closed[:, None], (self.held >= 0).astype(np.float64)[:, None]], axis=1
         ).astype(np.float32)
-
-
-PLATE_NAMES = tuple(PLATES)

@@ -61,7 +61,6 @@ class TabletopWorld:
         if objects is None or (self.task.colour, self.task.shape) not in objects:
             self.layout, self.task = DEFAULT_LAYOUT, DEFAULT_TASK
         self.label = f"{NAME}:{self.shift}"
-        self.trained_instruction = self.task.phrasings[0]
 
     def conditions(self) -> dict[str, str | None]:
         """Every condition; the spatial ones cannot be asked around a demonstrated "pick"."""
