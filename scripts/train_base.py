@@ -423,7 +423,7 @@ up, told in 6 and 4 phrasings.
   from 1.1e-3; seeds 0 and 1; two processes. The log holds both, one after the other.
 - Flow matching alone does not learn which object a word means at this size; a pointer loss (thrown away after
   training) does.
-- It knows 36 words and one table: it is there to show lock-in and its cure, and for tests. It is no use on a robot.
+- It knows 33 words and one table: it is there to show lock-in and its cure, and for tests. It is no use on a robot.
 """
 
 
