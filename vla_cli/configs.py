@@ -138,7 +138,7 @@ class SteerConfig(StageConfig):
         adapters: directories written by finetune; each becomes a policy in the report, beside the base.
         base: the base policy; None takes the one the adapter names.
         world: "tabletop", "tabletop:V", ...; None takes the demonstrations' own, "none" forces the open-loop report.
-        dataset: a dataset for the open-loop error when there is no world.
+        dataset: a dataset for the open-loop error when there is no world (or world is "none").
         episodes: episodes a condition.
         conditions: which conditions; empty for all.
         guidance_weight: contrastive prompt guidance, the paper's convention (1 is plain prompting).

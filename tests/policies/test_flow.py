@@ -14,7 +14,7 @@ from vla_cli.errors import ConfigError, InputError
 from vla_cli.guidance import Contrast, combine
 from vla_cli.policies.checkpoint import load_base, load_config, locate_base
 from vla_cli.policies.flow import FlowPolicy, load
-from vla_cli.policies.flow_matching import flow_losses, prepare_images, sample_chunk
+from vla_cli.policies.flow_matching import flow_losses, prepare_images, sample_chunk, sample_time
 from vla_cli.policies.modalities import is_unused, lora_targets, modality_of, parameter_groups
 
 PUT, OTHER = "put the red block on the left plate", "put the blue ball on the front plate"
@@ -83,18 +83,20 @@ def test_padded_steps_do_not_count(policy: FlowPolicy, observation: tuple[np.nda
     actions = rng.uniform(-1, 1, (3, 8, 3)).astype(np.float32)
     real = np.ones((3, 8), bool)
     real[:, 5:] = False
-    losses = []
-    for _ in range(2):
-        batch = policy.collate(*observation, [PUT] * 3, actions, real)
-        assert batch.mask is not None
-        assert batch.mask[..., 3:].sum() == 0, "padded dimensions are masked"
-        generator = torch.Generator().manual_seed(0)
-        squared_only = policy.losses(batch, draws=2, generator=generator)
-        losses.append(squared_only)
-    torch.testing.assert_close(losses[0], losses[1])
-    whole = policy.collate(*observation, [PUT] * 3, actions, np.ones((3, 8), bool))
+    batch = policy.collate(*observation, [PUT] * 3, actions, real)
+    assert batch.mask is not None and batch.actions is not None
+    assert batch.mask[..., 3:].sum() == 0, "padded dimensions are masked"
+    loss = policy.losses(batch, draws=1, generator=torch.Generator().manual_seed(0))
+    # by hand: the mean squared error over the five real steps and three real dimensions only
     generator = torch.Generator().manual_seed(0)
-    assert (policy.losses(whole, draws=2, generator=generator) != losses[0]).any()
+    noise = torch.randn(batch.actions.shape, generator=generator)
+    time = sample_time(policy.config, 3, generator)
+    noisy = time[:, None, None] * noise + (1 - time[:, None, None]) * batch.actions
+    velocity = policy.flow.velocity(policy.flow.prefix(batch).past_key_values, batch, noisy, time)
+    error = (velocity - (noise - batch.actions))[:, :5, :3] ** 2
+    torch.testing.assert_close(loss, error.mean((1, 2)), rtol=1e-4, atol=1e-6)
+    whole = policy.collate(*observation, [PUT] * 3, actions, np.ones((3, 8), bool))
+    assert (policy.losses(whole, draws=1, generator=torch.Generator().manual_seed(0)) != loss).any()
 
 
 def test_several_noise_draws_share_a_prefix_and_change_nothing_else(

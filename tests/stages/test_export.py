@@ -81,3 +81,16 @@ def test_another_base_is_refused(adapter: Path, base: Path, tmp_path: Path) -> N
         lambda: export.run(ExportConfig(adapter=adapter, base=str(other), out=tmp_path / "bundle")),
         "trained on base",
     )
+
+
+def test_a_merged_model_reloads_with_a_tokenizer_from_elsewhere(dataset: Path, base: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("config.json", "model.safetensors", "policy.json"):
+        shutil.copyfile(base / name, bare / name)
+    train = FinetuneConfig(
+        dataset=dataset, base=str(bare), tokenizer=str(base), out=tmp_path / "a", recipe="lora", steps=2, batch_size=4
+    )
+    finetune.run(train)
+    summary = export.run(ExportConfig(adapter=tmp_path / "a", out=tmp_path / "bundle", merge=True))
+    assert summary["max_abs_action_difference"]["merged"] < 1e-3

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from builders import assert_refused, contents, robomimic_log
 
+from vla_cli.adapter import load_spec, save_spec
 from vla_cli.configs import FinetuneConfig, IngestConfig, PreprocessConfig, SteerConfig
 from vla_cli.errors import CheckFailed, ConfigError, InputError
 from vla_cli.report import load_report, load_rollouts
@@ -116,10 +119,28 @@ def test_another_robots_adapter_gets_the_open_loop_report(base: Path, tmp_path: 
         dataset=tmp_path / "dataset", base=str(base), out=tmp_path / "a", recipe="lora", steps=2, batch_size=4
     )
     finetune.run(train)
-    steer.run(SteerConfig(adapters=(tmp_path / "a",), out=tmp_path / "r", dataset=tmp_path / "dataset"))
+    steer.run(SteerConfig(adapters=(tmp_path / "a",), out=tmp_path / "r", dataset=tmp_path / "dataset", world="none"))
     report = load_report(tmp_path / "r")
     assert report.kind == "open-loop"
     row = report.find("lora", "trained", "action_error")
     assert row is not None and row.value > 0 and row.low <= row.value <= row.high
     with pytest.raises(InputError, match="--world none"):
         steer.run(SteerConfig(adapters=(tmp_path / "a",), out=tmp_path / "w", world="tabletop:V"))
+
+
+def test_the_demonstrations_world_wins_over_a_dataset_and_says_so(adapter: Path, dataset: Path, tmp_path: Path) -> None:
+    asked = ("trained",)
+    steer.run(SteerConfig(adapters=(adapter,), out=tmp_path / "r", episodes=2, conditions=asked, dataset=dataset))
+    report = load_report(tmp_path / "r")
+    assert report.kind == "closed-loop"
+    assert any("--dataset was not used" in text for text in report.warnings)
+
+
+def test_adapters_of_different_tasks_are_refused(adapter: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(adapter, tmp_path / "other")
+    spec = load_spec(adapter)
+    assert spec.world is not None
+    kwargs = {**spec.world["env_kwargs"], "task": {"verb": "pick", "colour": "red", "shape": "block", "plate": ""}}
+    save_spec(replace(spec, world={**spec.world, "env_kwargs": kwargs}), other)
+    config = SteerConfig(adapters=(adapter, other), out=tmp_path / "r", episodes=2)
+    assert_refused(ConfigError, tmp_path / "r", lambda: steer.run(config), "different scenes or tasks")

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from vla_cli.adapter import PolicySpec, check_base, load_spec
 from vla_cli.guidance import Contrast
-from vla_cli.policies.checkpoint import attach, load_base
+from vla_cli.policies.checkpoint import attach, load_base, locate_base
 from vla_cli.policies.flow_matching import Batch, FlowModel, flow_losses, prepare_images, sample_chunk
 from vla_cli.policies.prompts import Prompts
 
@@ -175,10 +175,10 @@ def load(base: str, adapter: Path | None = None, *, device: str = "auto", spec: 
     """
     if adapter is not None:
         spec = load_spec(adapter)
-    model, prompts, files = load_base(base, tokenizer=spec.tokenizer if spec else "")
-    if adapter is not None and spec is not None:
+    elif spec is None:
+        spec = load_spec(locate_base(base).directory)
+    model, prompts, files = load_base(base, tokenizer=spec.tokenizer)
+    if adapter is not None:
         check_base(spec, files.reference.digest, base)
         model = attach(model, adapter, spec)
-    elif spec is None:
-        spec = load_spec(files.directory)
     return FlowPolicy(model, prompts, spec, pick_device(device))

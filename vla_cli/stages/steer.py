@@ -75,6 +75,12 @@ def _specs(config: SteerConfig) -> dict[str, PolicySpec]:
     names = [spec.recipe if recipes.count(spec.recipe) == 1 else path.name for path, spec in found]
     if len(set(names)) != len(names) or BASE in names:
         raise ConfigError(f"The adapters cannot be told apart by name: {', '.join(names)}", hint="rename a directory")
+    if any(spec.world != found[0][1].world for _, spec in found):
+        raise ConfigError(
+            f"The adapters {', '.join(names)} were trained on different scenes or tasks",
+            expected="adapters of one task: 'trained' and 'novel' mean something else for each",
+            hint="vla eval-steer for each adapter by itself",
+        )
     return dict(zip(names, [spec for _, spec in found], strict=True))
 
 
@@ -95,7 +101,7 @@ def _world(config: SteerConfig, spec: PolicySpec) -> Any:
         return None
     recorded = spec.world or {}
     name, _, variant = (config.world or str(recorded.get("env_name", ""))).partition(":")
-    if config.world is None and (name not in WORLDS or config.dataset is not None):
+    if config.world is None and name not in WORLDS:
         return None
     return WORLDS.get(name)(variant, recorded if recorded.get("env_name") == name else None)
 
@@ -128,6 +134,10 @@ def _evaluate(
             workers=_workers(config, unadapted.model),
             progress=progress,
         )
+        if config.dataset is not None:
+            findings.warnings.append(
+                f"--dataset was not used: the policies acted in {world.label} (--world none measures on the dataset)."
+            )
     else:
         findings = _open_loop(config, policies, progress)
     report = _report(config, world, specs, request, findings)
