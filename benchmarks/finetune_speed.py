@@ -22,6 +22,7 @@ import torch
 from vla_cli.policies.adaptation import make_full, make_lora
 from vla_cli.policies.checkpoint import load_base
 from vla_cli.policies.flow import FlowPolicy, load
+from vla_cli.policies.modalities import MODALITIES
 
 BASE, REPEATS, WINDOWS = "sample_data/base", 9, 32
 
@@ -29,7 +30,11 @@ BASE, REPEATS, WINDOWS = "sample_data/base", 9, 32
 def stepper(method: str) -> Callable[[int], None]:
     """A function that does one forward and backward pass with so many noise draws."""
     model, prompts, _ = load_base(BASE)
-    trained = make_full(model) if method == "full" else make_lora(model, rank=8, alpha=8, train_heads=False, seed=0)
+    trained = (
+        make_full(model)
+        if method == "full"
+        else make_lora(model, ranks=dict.fromkeys(MODALITIES, 8), alpha=8, train_heads=False, seed=0)
+    )
     policy = FlowPolicy(trained, prompts, load(BASE, device="cpu").spec, "cpu")
     rng = np.random.default_rng(0)
     batch = policy.collate(

@@ -2,6 +2,8 @@
 
     adapter_config.json, adapter_model.safetensors   what `PeftModel.from_pretrained` reads          (kind "lora")
     model.safetensors, config.json, ...              a whole model in the base's own layout          (kind "full")
+                                                     no weights at all                    (kind "frozen")
+    calibration/                                     pictures of a calibration, when there is one
     policy.json                                      base, cameras, action convention, statistics, instructions
     metrics.jsonl, run.json                          how it was trained
 
@@ -24,7 +26,7 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 MODEL_WEIGHTS = "model.safetensors"
 SCHEMA_VERSION = 1
 
-Kind = Literal["base", "lora", "full"]
+Kind = Literal["base", "lora", "full", "frozen"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class PolicySpec:
 
     Attributes:
         family: key of `policies.POLICIES`.
-        kind: "base", "lora" (a peft adapter) or "full" (all weights).
+        kind: "base", "lora" (a peft adapter), "full" (all weights) or "frozen" (the base's own weights, calibrated).
         cameras: camera names, in the order the policy expects.
         image_size: edge in pixels that images are resized to.
         state_names, action_names: one name a dimension, in order; raw units as recorded.
@@ -63,7 +65,8 @@ class PolicySpec:
         tokenizer: where the tokenizer is, when the base carries none; empty for the base's own.
         world: robomimic `env_args` of the demonstrations, when they name a world.
         guidance: defaults for test-time guidance.
-        calibration: explicit transforms between deployment and base, in order; none yet.
+        calibration: explicit transforms between deployment and base (`calibration.Calibration.document`); empty
+            for none. Pictures that belong to it lie in `calibration/` beside `policy.json`.
     """
 
     family: str
@@ -83,8 +86,8 @@ class PolicySpec:
     recipe: str = ""
     tokenizer: str = ""
     world: dict[str, Any] | None = None
-    guidance: dict[str, float] = field(default_factory=lambda: {"weight": 1.0})
-    calibration: list[dict[str, Any]] = field(default_factory=list)
+    guidance: dict[str, Any] = field(default_factory=lambda: {"weight": 1.0})
+    calibration: dict[str, Any] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
         """As the JSON document of `policy.json`."""
@@ -123,6 +126,7 @@ def load_spec(directory: Path) -> PolicySpec:
     try:
         base = document.pop("base")
         document["base"] = BaseReference(**base) if base else None
+        document["calibration"] = document.get("calibration") or {}
         for key in ("state", "actions"):
             document[key] = Statistics.from_json(document[key])
         return PolicySpec(**document)

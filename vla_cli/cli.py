@@ -130,13 +130,22 @@ def finetune(
     tokenizer: Annotated[str, typer.Option(help="Tokenizer directory or hub id, when the base carries none.")] = "",
     out: Out = None,
     recipe: Annotated[
-        str, typer.Option(help="naive, lora, rehearse, or a YAML file like those.")
+        str,
+        typer.Option(help="steerable, calibrate, delock, retain, rehearse, lora, naive, or a YAML file like those."),
     ] = FinetuneConfig.recipe,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps [recipe's].")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Windows a step, replay included [recipe's].")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate [recipe's].")] = None,
     rank: Annotated[int | None, typer.Option(help="LoRA rank; alpha follows [recipe's].")] = None,
-    replay: Annotated[Path | None, typer.Option(help="Base-domain episodes or dataset to rehearse.")] = None,
+    vision: Annotated[str | None, typer.Option(help="full, frozen, lora or lora:RANK [recipe's].")] = None,
+    language: Annotated[str | None, typer.Option(help="full, frozen, lora or lora:RANK [recipe's].")] = None,
+    action: Annotated[str | None, typer.Option(help="full, frozen, lora or lora:RANK [recipe's].")] = None,
+    alternatives: Annotated[
+        Path | None, typer.Option(help="YAML list of what else could be asked in the demonstrated scenes.")
+    ] = None,
+    replay: Annotated[
+        Path | None, typer.Option(help="Base-domain episodes or dataset, to calibrate against and rehearse.")
+    ] = None,
     replay_fraction: Annotated[
         float | None, typer.Option(help="Share of each batch that is replay [recipe's].")
     ] = None,
@@ -171,9 +180,12 @@ def eval_steer(
     conditions: Annotated[
         list[str] | None, typer.Option("--condition", help="A condition to run (repeat) [all].")
     ] = None,
+    guidance: Annotated[
+        str, typer.Option(help="none, contrast, null, orthogonal, both, or default: the adapter's own.")
+    ] = SteerConfig.guidance,
     guidance_weight: Annotated[
-        float, typer.Option(help="Contrastive prompt guidance; 1 is plain prompting.")
-    ] = SteerConfig.guidance_weight,
+        float | None, typer.Option(help="How strong; 1 is plain prompting (orthogonal: 0) [the adapter's own].")
+    ] = None,
     rollouts: Annotated[int, typer.Option(help="Episodes a condition shown as pictures.")] = SteerConfig.rollouts,
     fail_under: Annotated[
         float | None, typer.Option(help="Exit 1 when success on novel instructions is below this share.")

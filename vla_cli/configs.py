@@ -106,7 +106,10 @@ class FinetuneConfig(StageConfig):
         batch_size: windows a step, replay included.
         learning_rate: peak learning rate.
         rank: LoRA rank.
-        replay: base-domain episodes or dataset that is rehearsed.
+        vision, language, action: how one modality is adapted: full, frozen, lora or lora:RANK.
+        alternatives: YAML list of what else could be asked in the demonstrated scenes; see vla_cli/instructions.
+        replay: base-domain episodes or dataset: for calibration without the base's domain.json, and for methods that
+            rehearse it or measure on it.
         replay_fraction: share of each batch drawn from the replay.
         noise_draws: flow-matching noise draws a window; they share one prefix pass.
         checkpoint_every: steps between checkpoints.
@@ -117,11 +120,15 @@ class FinetuneConfig(StageConfig):
     dataset: Path
     base: str
     tokenizer: str = ""
-    recipe: str = "rehearse"
+    recipe: str = "steerable"
     steps: int | None = None
     batch_size: int | None = None
     learning_rate: float | None = None
     rank: int | None = None
+    vision: str | None = None
+    language: str | None = None
+    action: str | None = None
+    alternatives: Path | None = None
     replay: Path | None = None
     replay_fraction: float | None = None
     noise_draws: int | None = None
@@ -141,7 +148,9 @@ class SteerConfig(StageConfig):
         dataset: a dataset for the open-loop error when there is no world (or world is "none").
         episodes: episodes a condition.
         conditions: which conditions; empty for all.
-        guidance_weight: contrastive prompt guidance, the paper's convention (1 is plain prompting).
+        guidance: "default" for what each adapter's policy.json says, "none" for plain prompting, or a kind: contrast,
+            null, orthogonal, both; see vla_cli/guidance. The base is never guided.
+        guidance_weight: w (1 is plain prompting), or gamma of orthogonal (0 is plain); None takes the adapter's own.
         rollouts: episodes a condition shown as pictures in the report.
         fail_under: exit 1 when the adapted policy's mean success over novel conditions is below this share.
         workers: runs (a policy under a condition) at once; 0 means every core for a small model, else one.
@@ -155,7 +164,8 @@ class SteerConfig(StageConfig):
     dataset: Path | None = None
     episodes: int = 100
     conditions: tuple[str, ...] = ()
-    guidance_weight: float = 1.0
+    guidance: str = "default"
+    guidance_weight: float | None = None
     rollouts: int = 2
     fail_under: float | None = None
     workers: int = 0

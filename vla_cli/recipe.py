@@ -1,14 +1,20 @@
 """Recipes: small YAML files that say how to fine-tune. Anyone can read one, copy it and pass the copy to `--recipe`.
 
 summary: one line
-method: full | lora
+method: full | lora | none                      for all three modalities; none trains no weight at all
+vision, language, action: full | frozen | lora | lora:RANK        one modality otherwise than `method`
 steps, batch_size, learning_rate, noise_draws, warmup, weight_decay, clip
-rank, alpha, heads: full | lora | auto          for method lora
+rank, alpha, heads: full | lora | auto          for LoRA
+calibrate: true | false                         transforms between deployment and base first; see vla_cli/calibration
+adapt: always | when-needed                     when-needed: no weights where the calibrated base can do the task
 retention: {method: {option: value}}            see vla_cli/retention
+optional: {method: [replay, alternatives]}      left out where that is not given, instead of refused
+guidance: {kind: ..., weight: number | auto}    the adapter's default at test time; see vla_cli/guidance
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -16,8 +22,13 @@ from typing import Any
 import yaml
 
 from vla_cli.errors import ConfigError
+from vla_cli.guidance import KINDS, check_weight
 
 FOLDER = Path(__file__).parent / "recipes"
+MODALITY_KEYS = ("vision", "language", "action")
+AUTO = "auto"
+"""A guidance weight that is measured after training."""
+_WAY = re.compile(r"full|frozen|lora(:[1-9]\d{0,3})?")
 
 
 @dataclass(frozen=True)
@@ -27,7 +38,8 @@ class Recipe:
     Attributes:
         name: file stem.
         summary: one line for people.
-        method: "full" (all weights) or "lora".
+        method: "full" (all weights), "lora" or "none" (no weights: calibration and motion only).
+        vision, language, action: "full", "frozen", "lora", "lora:RANK", or "" for what `method` says.
         steps: optimiser steps.
         batch_size: windows a step, rehearsed ones included.
         learning_rate: peak, reached after `warmup` steps, then a cosine down to a tenth.
@@ -38,12 +50,19 @@ class Recipe:
         rank, alpha: LoRA's; the delta is alpha / rank * B A.
         heads: how state and action projections are adapted with LoRA: "lora" (the output projection only), "full"
             (all of them trained outright), or "auto" (full when the robot is new to the base, else lora).
+        calibrate: fit explicit transforms between the deployment and the base's own domain first.
+        adapt: "always", or "when-needed": weights stay untouched where the calibrated base can do the task.
         retention: method name to its options.
+        optional: method name to what it needs ("replay", "alternatives"); it is left out, and named, without.
+        guidance: "kind" and "weight" (a number or "auto") of the adapter's default guidance.
     """
 
     name: str
     method: str
     summary: str = ""
+    vision: str = ""
+    language: str = ""
+    action: str = ""
     steps: int = 300
     batch_size: int = 32
     learning_rate: float = 1e-3
@@ -54,11 +73,30 @@ class Recipe:
     rank: int = 8
     alpha: float = 8
     heads: str = "auto"
+    calibrate: bool = False
+    adapt: str = "always"
     retention: dict[str, dict[str, Any]] = field(default_factory=dict)
+    optional: dict[str, list[str]] = field(default_factory=dict)
+    guidance: dict[str, Any] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
         """As JSON values."""
         return asdict(self)
+
+    @property
+    def trains(self) -> bool:
+        """Whether any weight is trained."""
+        return any(way != "frozen" for way, _ in self.modalities().values())
+
+    def modalities(self) -> dict[str, tuple[str, int]]:
+        """Modality to how it is adapted: ("full", 0), ("frozen", 0) or ("lora", rank)."""
+        return {name: self._way(getattr(self, name) or self.method) for name in MODALITY_KEYS}
+
+    def _way(self, text: str) -> tuple[str, int]:
+        way, _, rank = text.partition(":")
+        if way == "lora":
+            return "lora", int(rank or self.rank)
+        return ("frozen" if way == "none" else way), 0
 
 
 def recipe_names() -> list[str]:
@@ -108,8 +146,22 @@ _POSITIVE = ("steps", "batch_size", "learning_rate", "noise_draws", "rank", "alp
 def _problems(document: dict[str, Any]) -> list[str]:
     known = {f.name: f for f in fields(Recipe) if f.name != "name"}
     found = [f"unknown key '{key}' (known: {', '.join(known)})" for key in document if key not in known]
-    if document.get("method") not in ("full", "lora"):
-        found.append(f"method is {document.get('method')!r}, not full or lora")
+    if document.get("method") not in ("full", "lora", "none"):
+        found.append(f"method is {document.get('method')!r}, not full, lora or none")
+    for key in MODALITY_KEYS:
+        value = document.get(key, "")
+        if value and not (isinstance(value, str) and _WAY.fullmatch(value)):
+            found.append(f"{key} is {value!r}, not full, frozen, lora or lora:RANK")
+    if document.get("adapt", "always") not in ("always", "when-needed"):
+        found.append(f"adapt is {document['adapt']!r}, not always or when-needed")
+    if not isinstance(document.get("calibrate", False), bool):
+        found.append(f"calibrate is {document['calibrate']!r}, not true or false")
+    optional = document.get("optional", {})
+    if not isinstance(optional, dict) or any(
+        not isinstance(needs, list) or set(needs) - {"replay", "alternatives"} for needs in optional.values()
+    ):
+        found.append("optional is not a mapping of method to [replay, alternatives]")
+    found += _guidance_problems(document.get("guidance", {}))
     if document.get("heads", "auto") not in ("full", "lora", "auto"):
         found.append(f"heads is {document['heads']!r}, not full, lora or auto")
     for key in (*_POSITIVE, "warmup", "weight_decay"):
@@ -122,4 +174,19 @@ def _problems(document: dict[str, Any]) -> list[str]:
     retention = document.get("retention", {})
     if not isinstance(retention, dict) or not all(isinstance(v, dict) for v in retention.values()):
         found.append("retention is not a mapping of method to options")
+    return found
+
+
+def _guidance_problems(guidance: Any) -> list[str]:
+    """Both keys or none: a kind there is, and a number or "auto"."""
+    if not isinstance(guidance, dict) or (guidance and set(guidance) != {"kind", "weight"}):
+        return ["guidance is not a mapping of kind and weight"]
+    found = []
+    if guidance and guidance["kind"] not in KINDS:
+        found.append(f"guidance's kind is {guidance['kind']!r}, not one of {', '.join(KINDS)}")
+    if guidance and guidance["weight"] != AUTO:
+        try:
+            check_weight(guidance["weight"])
+        except ConfigError:
+            found.append(f"guidance's weight is {guidance['weight']!r}, not a finite number or {AUTO}")
     return found

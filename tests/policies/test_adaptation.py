@@ -14,10 +14,21 @@ from transformers import PI0ForConditionalGeneration
 
 from vla_cli.adapter import ADAPTER_WEIGHTS, check_base, load_spec, save_spec
 from vla_cli.errors import InputError
-from vla_cli.policies.adaptation import count_parameters, estimate, make_full, make_lora, save_merged
+from vla_cli.policies.adaptation import (
+    Deltas,
+    Layout,
+    count_parameters,
+    estimate,
+    make_full,
+    make_lora,
+    make_trainable,
+    save_merged,
+)
 from vla_cli.policies.checkpoint import load_base
 from vla_cli.policies.flow import FlowPolicy, load
+from vla_cli.policies.modalities import MODALITIES, modality_of
 
+EVEN = dict.fromkeys(MODALITIES, 4)
 PUT = "put the red block on the left plate"
 
 
@@ -32,7 +43,7 @@ def test_step_zero_equals_the_base_exactly(base: Path, train_heads: bool) -> Non
     bare = load(str(base), device="cpu")
     expected = actions(bare)
     model, prompts, _ = load_base(str(base))
-    wrapped = make_lora(model, rank=4, alpha=4, train_heads=train_heads, seed=0)
+    wrapped = make_lora(model, ranks=EVEN, alpha=4, train_heads=train_heads, seed=0)
     np.testing.assert_array_equal(actions(FlowPolicy(wrapped, prompts, bare.spec, "cpu")), expected)
 
 
@@ -40,7 +51,7 @@ def test_step_zero_equals_the_base_exactly(base: Path, train_heads: bool) -> Non
 def test_an_adapter_comes_back_bit_for_bit(base: Path, adapter: Path, tmp_path: Path, train_heads: bool) -> None:
     spec = load_spec(adapter)
     model, prompts, _ = load_base(str(base))
-    wrapped = make_lora(model, rank=4, alpha=4, train_heads=train_heads, seed=0)
+    wrapped = make_lora(model, ranks=EVEN, alpha=4, train_heads=train_heads, seed=0)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in wrapped.parameters():
@@ -50,6 +61,55 @@ def test_an_adapter_comes_back_bit_for_bit(base: Path, adapter: Path, tmp_path: 
     wrapped.save_pretrained(tmp_path)
     save_spec(spec, tmp_path)
     np.testing.assert_array_equal(actions(load(str(base), tmp_path, device="cpu")), expected)
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        Layout({"language": 4, "action": 8}, full=("vision",)),
+        Layout({"action": 8}),
+        Layout({"vision": 2, "language": 4, "action": 8}, alpha=6.0),
+    ],
+)
+def test_uneven_layouts_come_back_bit_for_bit(base: Path, adapter: Path, tmp_path: Path, layout: Layout) -> None:
+    spec = load_spec(adapter)
+    model, prompts, _ = load_base(str(base))
+    expected_base = actions(FlowPolicy(model, prompts, spec, "cpu"))
+    wrapped = make_trainable(model, layout, train_heads=False, seed=0)
+    np.testing.assert_array_equal(actions(FlowPolicy(wrapped, prompts, spec, "cpu")), expected_base)
+    counts = count_parameters(wrapped)
+    assert {m for m in MODALITIES if counts[m]} == {*layout.ranks, *layout.full}
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in wrapped.parameters():
+            if parameter.requires_grad:
+                parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    expected = actions(FlowPolicy(wrapped, prompts, spec, "cpu"))
+    assert not np.array_equal(expected, expected_base)
+    wrapped.save_pretrained(tmp_path)
+    save_spec(spec, tmp_path)
+    np.testing.assert_array_equal(actions(load(str(base), tmp_path, device="cpu")), expected)
+
+
+@pytest.mark.parametrize("layout", [Layout({}, full=MODALITIES), Layout(EVEN), Layout({"action": 8}, full=("vision",))])
+def test_deltas_are_zero_at_the_start_and_scale_exactly(base: Path, layout: Layout) -> None:
+    model, prompts, _ = load_base(str(base))
+    bare = {name: p.detach().clone() for name, p in model.named_parameters()}
+    wrapped = make_trainable(model, layout, train_heads=False, seed=0)
+    deltas = Deltas(wrapped)
+    assert all(float(d.abs().max()) == 0 for d in deltas().values())
+    assert all(delta.shape == bare[name].shape for name, delta in deltas().items())
+    with torch.no_grad():
+        for parameter in wrapped.parameters():
+            if parameter.requires_grad:
+                parameter += 0.01
+    grown = {name: d.detach().clone() for name, d in deltas().items()}
+    deltas.scale({"action": 0.25})
+    for name, delta in deltas().items():
+        factor = 0.25 if modality_of("." + name) == "action" else 1.0
+        torch.testing.assert_close(delta.detach(), factor * grown[name], atol=1e-6, rtol=1e-4)
+    deltas.scale(dict.fromkeys(MODALITIES, 0.0))
+    assert all(float(d.detach().abs().max()) == 0 for d in deltas().values())
 
 
 def test_plain_peft_reads_the_adapter(base: Path, adapter: Path) -> None:
@@ -115,11 +175,11 @@ def test_full_fine_tuning_freezes_only_what_no_action_depends_on(base: Path) -> 
 def test_the_estimate_of_the_full_size_model_needs_no_weights_and_counts_right(base: Path) -> None:
     from transformers import PI0Config
 
-    lora = estimate(PI0Config(), method="lora", rank=16, train_heads=False)
+    lora = estimate(PI0Config(), layout=Layout(dict.fromkeys(MODALITIES, 16)), train_heads=False)
     assert 3.2e9 < lora["parameters"] < 3.8e9 and lora["trained_parameters"] < 0.03 * lora["parameters"]
     model, _, _ = load_base(str(base))
-    real = count_parameters(make_lora(model, rank=4, alpha=4, train_heads=True, seed=0))
-    told = estimate(model.config, method="lora", rank=4, train_heads=True)
+    real = count_parameters(make_lora(model, ranks=EVEN, alpha=4, train_heads=True, seed=0))
+    told = estimate(model.config, layout=Layout(EVEN), train_heads=True)
     assert told["parameters"] == real.pop("total") and told["trained_parameters"] == sum(real.values())
 
 

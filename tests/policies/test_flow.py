@@ -11,7 +11,7 @@ from transformers import PI0Config, PI0ForConditionalGeneration, PI0Processor
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from vla_cli.errors import ConfigError, InputError
-from vla_cli.guidance import Contrast, combine
+from vla_cli.guidance import Guidance, combine
 from vla_cli.policies.checkpoint import load_base, load_config, locate_base
 from vla_cli.policies.flow import FlowPolicy, load
 from vla_cli.policies.flow_matching import flow_losses, prepare_images, sample_chunk, sample_time
@@ -30,6 +30,10 @@ def observation() -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (3, 1, 60, 60, 3), np.uint8)
     return images, rng.uniform(0, 1, (3, 4)).astype(np.float32)
+
+
+def contrast(negative: str, weight: float) -> Guidance:
+    return Guidance("contrast", weight, (negative,))
 
 
 def noise_for(policy: FlowPolicy, batch: int = 3) -> np.ndarray:
@@ -181,7 +185,7 @@ def test_guidance_of_one_is_plain_and_of_zero_is_the_trained_prompt(
     noise = noise_for(policy)
     plain = policy.act(*observation, [OTHER] * 3, noise)
     trained = policy.act(*observation, [PUT] * 3, noise)
-    guided = {w: policy.act(*observation, [OTHER] * 3, noise, contrast=Contrast(PUT, w)) for w in (0.0, 1.0, 0.999999)}
+    guided = {w: policy.act(*observation, [OTHER] * 3, noise, guidance=contrast(PUT, w)) for w in (0.0, 1.0, 0.999999)}
     np.testing.assert_array_equal(guided[1.0], plain)
     np.testing.assert_allclose(guided[0.999999], plain, atol=1e-3)
     np.testing.assert_allclose(guided[0.0], trained, atol=1e-5)
@@ -192,8 +196,8 @@ def test_swapping_the_prompts_is_one_minus_the_weight(
     policy: FlowPolicy, observation: tuple[np.ndarray, np.ndarray]
 ) -> None:
     noise = noise_for(policy)
-    there = policy.act(*observation, [OTHER] * 3, noise, contrast=Contrast(PUT, 1.7))
-    back = policy.act(*observation, [PUT] * 3, noise, contrast=Contrast(OTHER, -0.7))
+    there = policy.act(*observation, [OTHER] * 3, noise, guidance=contrast(PUT, 1.7))
+    back = policy.act(*observation, [PUT] * 3, noise, guidance=contrast(OTHER, -0.7))
     np.testing.assert_allclose(there, back, atol=1e-4)
 
 
@@ -202,14 +206,14 @@ def test_one_step_of_guidance_is_linear_in_the_weight(
 ) -> None:
     noise = noise_for(policy)
     one, two, three = (
-        policy.act(*observation, [OTHER] * 3, noise, steps=1, contrast=Contrast(PUT, w)) for w in (1.5, 2.0, 2.5)
+        policy.act(*observation, [OTHER] * 3, noise, steps=1, guidance=contrast(PUT, w)) for w in (1.5, 2.0, 2.5)
     )
     np.testing.assert_allclose(two - one, three - two, atol=1e-4)
 
 
 def test_identical_prompts_are_refused(policy: FlowPolicy, observation: tuple[np.ndarray, np.ndarray]) -> None:
     with pytest.raises(ConfigError, match="nothing to contrast"):
-        policy.act(*observation, [PUT] * 3, noise_for(policy), contrast=Contrast(PUT, 2.0))
+        policy.act(*observation, [PUT] * 3, noise_for(policy), guidance=contrast(PUT, 2.0))
 
 
 def test_combine_is_the_papers_convention() -> None:

@@ -78,6 +78,29 @@ def test_guidance_changes_the_adapter_and_not_the_base(adapter: Path, tmp_path: 
     assert adapted[0] != adapted[1]
 
 
+def test_the_adapters_own_guidance_is_used_and_reported(adapter: Path, tmp_path: Path) -> None:
+    own = shutil.copytree(adapter, tmp_path / "own")
+    save_spec(replace(load_spec(own), guidance={"kind": "null", "weight": 3.0, "why": "a test"}), own)
+    did, settings = {}, {}
+    asked = ("empty-instruction", "novel-both")
+    for name, path, options in (
+        ("own", own, {}),
+        ("asked", adapter, {"guidance": "null", "guidance_weight": 3.0}),
+        ("plain", own, {"guidance": "none"}),
+    ):
+        config = SteerConfig(adapters=(path,), out=tmp_path / f"r-{name}", episodes=2, conditions=asked, **options)  # type: ignore[arg-type]
+        assert steer.plan(config)["guidance"]["base"] == {"kind": "none", "weight": 1.0}
+        steer.run(config)
+        rows = [(r.condition, r.policy, r.did, r.steps) for r in load_rollouts(config.out)]
+        did[name] = {c: [row for row in rows if row[:2] == (c, "lora")] for c in asked}
+        settings[name] = load_report(config.out).settings["guidance"]["lora"]
+    assert settings["own"] == settings["asked"] == {"kind": "null", "weight": 3.0}
+    assert settings["plain"] == {"kind": "none", "weight": 1.0}
+    assert did["own"] == did["asked"] and did["own"]["novel-both"] != did["plain"]["novel-both"]
+    # a prompt cannot be moved away from itself
+    assert did["own"]["empty-instruction"] == did["plain"]["empty-instruction"]
+
+
 def test_another_world_can_be_named(adapter: Path, tmp_path: Path) -> None:
     asked = ("trained",)
     steer.run(SteerConfig(adapters=(adapter,), out=tmp_path / "r", episodes=2, conditions=asked, world="tabletop:base"))
@@ -99,6 +122,9 @@ def test_fail_under_is_exit_one_and_keeps_the_report(adapter: Path, tmp_path: Pa
         ({"world": "tabletop:Q"}, "no domain 'Q'"),
         ({"conditions": ("novel",)}, "no condition 'novel'"),
         ({"world": "none"}, "no world to act in"),
+        ({"guidance": "cpg"}, "no guidance 'cpg'"),
+        ({"guidance": "none", "guidance_weight": 2.0}, "together with"),
+        ({"guidance_weight": float("nan")}, "finite number"),
     ],
 )
 def test_impossible_options_are_refused(adapter: Path, tmp_path: Path, options: dict[str, object], words: str) -> None:

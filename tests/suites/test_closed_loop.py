@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from vla_cli.guidance import Guidance
 from vla_cli.policies.flow import FlowPolicy, load
 from vla_cli.report import Rollout
 from vla_cli.suites.closed_loop import count, run
@@ -42,6 +45,24 @@ def test_two_names_of_one_policy_do_the_same(policy: FlowPolicy) -> None:
     did = {name: [(r.did, r.steps) for r in findings.rollouts if r.policy == name] for name in ("a", "b")}
     assert did["a"] == did["b"]
     assert (findings.films[0].frames == findings.films[1].frames).all()
+
+
+def test_the_empty_prompt_guides_the_trained_instruction_too_and_a_contrast_does_not(policy: FlowPolicy) -> None:
+    world = TabletopWorld("V")
+    trained = world.cases("trained", 1, 0)[0].instruction
+    adapted = FlowPolicy(policy.model, policy.prompts, replace(policy.spec, instructions=["go", trained]), "cpu")
+    names = ("plain", "contrast", "null")
+    guidance = {"contrast": Guidance("contrast", 2.5, ("go",)), "null": Guidance("null", 2.5, ("",))}
+    findings = run(
+        dict.fromkeys(names, adapted), world, episodes=4, seed=3, conditions=["trained"], guidance=guidance, films=4
+    )
+    pictures = {name: [f.frames for f in findings.films if f.policy == name] for name in names}
+
+    def same(a: str, b: str) -> bool:
+        return all(np.array_equal(x, y) for x, y in zip(pictures[a], pictures[b], strict=True))
+
+    assert same("plain", "contrast"), "it is another wording of what was trained"
+    assert not same("plain", "null")
 
 
 def test_facts_that_mean_nothing_are_not_counted() -> None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from hashlib import sha256
 
 import numpy as np
 import pytest
 
 from vla_cli.errors import ConfigError
 from vla_cli.worlds.contract import CONDITIONS, Case
-from vla_cli.worlds.tabletop.environment import Start, TabletopVectorEnv
-from vla_cli.worlds.tabletop.expert import Habit
+from vla_cli.worlds.tabletop.environment import EPISODE_STEPS, TUMBLE, Start, TabletopVectorEnv
+from vla_cli.worlds.tabletop.expert import SPEED_LIMIT, Habit
 from vla_cli.worlds.tabletop.render import SIZE, camera_of
 from vla_cli.worlds.tabletop.scene import ALL_PHRASINGS, Layout, Task, draw_task, layout_from
-from vla_cli.worlds.tabletop.shifts import DOMAINS
+from vla_cli.worlds.tabletop.shifts import DOMAINS, Domain
 from vla_cli.worlds.tabletop.world import DEFAULT_LAYOUT, TabletopWorld, env_args
 
 
@@ -100,6 +102,160 @@ def test_an_object_is_drawn_where_the_camera_projects_it() -> None:
                 continue
             r, g, b = observation["image"][i, row, column].astype(int)
             assert r > 2 * g and r > 2 * b
+
+
+def test_the_camera_maps_pixels_back_to_the_table() -> None:
+    xy = np.random.default_rng(0).uniform(-0.2, 1.2, (3, 5, 2))
+    camera = camera_of(DOMAINS["Y"])
+    np.testing.assert_allclose(camera.unproject(camera.project(xy)), xy, atol=1e-12)
+
+
+def test_older_domains_look_and_move_as_they_did() -> None:
+    """Demonstrations, bases and figures from before were made with exactly these pictures and motions."""
+    env = TabletopVectorEnv(random_starts(1), DOMAINS["V"], seed=1)
+    assert sha256(env.observe()["image"].tobytes()).hexdigest()[:12] == "294fc4cbfd33"
+    found = {}
+    for name in ("base", "V", "W", "Y"):
+        env = TabletopVectorEnv(random_starts(4), DOMAINS[name], seed=1)
+        for _ in range(12):
+            env.advance(env.expert())
+        found[name] = sha256((env.object_xy * 1e6).round().astype("<i8").tobytes()).hexdigest()[:12]
+    assert found == {"base": "4837528b7b6a", "V": "6c0b26753cd5", "W": "6c0b26753cd5", "Y": "6c0b26753cd5"}
+
+
+def clean_picture(domain: Domain) -> np.ndarray:
+    """One table without pixel noise, [60, 60, 3] float64 in [0, 255]."""
+    env = TabletopVectorEnv(random_starts(1), replace(domain, noise=0.0))
+    return env.reset()[0]["image"][0].astype(np.float64)
+
+
+def test_wood_grain_is_on_the_table_only() -> None:
+    neutral = replace(DOMAINS["W"], light=(1.0, 1.0, 1.0))
+    plain, wooden = clean_picture(neutral), clean_picture(replace(neutral, texture=0.3))
+    table = (plain == plain[0, 0]).all(axis=2)
+    # the edges of things are mixed with the table below them, also beyond the picture: leave out two pixels
+    padded = np.pad(table, 2, constant_values=True)
+    inside = ~np.any([padded[r : r + SIZE, c : c + SIZE] for r in range(5) for c in range(5)], axis=0)
+    assert inside.sum() > 150 and table.sum() > 1000
+    np.testing.assert_array_equal(plain[inside], wooden[inside])
+    share = wooden[table] / plain[table]
+    assert np.abs(share - 1).max() < 0.31 and (share.std(axis=0) > 0.05).all()
+    # not a change of brightness alone: the channels do not go together
+    assert np.abs(share[:, 0] - share[:, 2]).max() > 0.1
+
+
+def test_wood_grain_turns_with_the_camera() -> None:
+    """A plank's edge is seen along the turned table, and equal table points have equal grain."""
+    upright = replace(DOMAINS["base"], texture=0.3)
+    turned = replace(upright, rotation=90.0)
+    away = Layout().draw(np.random.default_rng(0))
+    for array in (away.object_xy, away.plate_xy, away.gripper_xy):
+        array[...] = 5.0
+    pictures = [
+        TabletopVectorEnv([Start(away, Task("pick", *away.objects[0]))], replace(d, noise=0.0)).reset()[0]["image"][0]
+        for d in (upright, turned)
+    ]
+    np.testing.assert_allclose(np.rot90(pictures[0]).astype(int), pictures[1], atol=1)
+
+
+def test_light_falls_off_to_the_lower_right_corner() -> None:
+    even, falling = clean_picture(DOMAINS["base"]), clean_picture(replace(DOMAINS["base"], gradient=0.4))
+    share = falling / even
+    np.testing.assert_allclose(share[0, 0], 1.0)
+    np.testing.assert_allclose(share[-1, -1], 0.6, atol=0.01)
+    np.testing.assert_allclose([share[0, -1], share[-1, 0]], 0.8, atol=0.01)
+
+
+def over_the_object(domain: Domain) -> TabletopVectorEnv:
+    """A table whose gripper stands open above the object to be put on the left plate."""
+    scene = DEFAULT_LAYOUT.draw(np.random.default_rng(1))
+    scene.gripper_xy[:] = scene.object_xy[0]
+    return TabletopVectorEnv([Start(scene, Task("put", "red", "block", "left"))], domain)
+
+
+def advance(env: TabletopVectorEnv, x: float, y: float, gripper: float) -> None:
+    """One step by `x` and `y` shares of the speed limit in actual displacement."""
+    env.advance(np.array([[x / env.domain.gain[0], y / env.domain.gain[1], gripper]]))
+
+
+@pytest.mark.parametrize("delay", [0, 1, 2, 5])
+def test_the_fingers_follow_their_commands_after_the_delay(delay: int) -> None:
+    env = over_the_object(replace(DOMAINS["V"], gripper_delay=delay))
+    commands = [True] * 7 + [False] * 7
+    closed, holding = [], []
+    for command in commands:
+        advance(env, 0.0, 0.0, 1.0 if command else -1.0)
+        closed.append(env.state()[0, 2] > 0)
+        holding.append(env.state()[0, 3] > 0)
+    assert closed == holding == [False] * delay + commands[: len(commands) - delay]
+
+
+def test_an_expert_that_waits_for_its_fingers_stands_still() -> None:
+    env = TabletopVectorEnv(random_starts(20), DOMAINS["D"])
+    waited = 0
+    while not env.ended.all():
+        action, fingers, running = env.expert(), env.gripper_closed, ~env.ended
+        on_the_way = running & (env._commands != fingers[:, None]).any(axis=1)
+        assert (action[on_the_way, :2] == 0).all()
+        waited += on_the_way.sum()
+        np.testing.assert_array_equal(env.expert_chunk(2)[:, 0], action)
+        env.advance(action)
+    assert waited > 20
+
+
+def test_what_is_carried_too_fast_slips_and_can_be_grasped_again() -> None:
+    env = over_the_object(DOMAINS["S"])
+    advance(env, 0.0, 0.0, 1.0)
+    advance(env, 0.44, -0.44, 1.0)
+    assert env.held[0] == 0
+    lay = env.gripper_xy[0].copy()
+    advance(env, 0.1, 0.46, 1.0)
+    np.testing.assert_array_equal(env.object_xy[0, 0], lay)
+    np.testing.assert_allclose(env.gripper_xy[0], lay + SPEED_LIMIT * np.array([0.1, 0.46]))
+    np.testing.assert_array_equal(env.state()[0, 2:], [1.0, 0.0])
+    advance(env, 0.0, 0.0, 1.0)
+    assert env.held[0] < 0
+    advance(env, 0.0, 0.0, -1.0)
+    advance(env, 0.0, 0.0, 1.0)
+    assert env.held[0] == 0
+
+
+def test_what_is_let_go_of_while_moving_tumbles_on() -> None:
+    still, slow, fast = (over_the_object(DOMAINS["S"]) for _ in range(3))
+    ended = []
+    for env, speed in ((still, 0.0), (slow, 0.19), (fast, 0.3)):
+        advance(env, 0.0, 0.0, 1.0)
+        start = env.object_xy[0, 0].copy()
+        advance(env, speed, -speed, -1.0)
+        ended.append(env.object_xy[0, 0] - start)
+        assert env.held[0] < 0
+    np.testing.assert_array_equal(ended[:2], np.zeros((2, 2)))
+    np.testing.assert_allclose(ended[2], TUMBLE * np.array([1, -1]) / np.sqrt(2))
+
+
+def test_a_spilled_object_was_not_put_even_on_its_plate() -> None:
+    """The rim stops what tumbles off a plate; it has to be grasped and put there properly all the same."""
+    env = over_the_object(DOMAINS["S"])
+    env.plate_xy[0, 0] = env.object_xy[0, 0] - [TUMBLE, 0.0]
+    advance(env, 0.0, 0.0, 1.0)
+    advance(env, -0.3, 0.0, -1.0)
+    np.testing.assert_allclose(env.object_xy[0, 0], env.plate_xy[0, 0])
+    assert not env.success[0] and env.released_on[0] == -1
+    assert run_expert(env).success.all()
+
+
+def test_old_ways_of_carrying_spill_brim_full_cups() -> None:
+    """What succeeds in V, whose pictures and displacements are the same, fails in S."""
+    rng = np.random.default_rng(0)
+    starts = [Start(DEFAULT_LAYOUT.draw(rng), Task("put", "red", "block", "left")) for _ in range(20)]
+    ways = [TabletopVectorEnv(starts, DOMAINS[name]) for name in ("V", "S")]
+    np.testing.assert_array_equal(ways[0].reset()[0]["image"], ways[1].reset()[0]["image"])
+    for _ in range(EPISODE_STEPS):
+        # the motions that are right in V, in both
+        action = ways[0].expert()
+        for env in ways:
+            env.advance(action)
+    assert ways[0].success.all() and not ways[1].success.any()
 
 
 def world() -> TabletopWorld:

@@ -4,58 +4,188 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vla_cli.adapter import ADAPTER_CONFIG
 from vla_cli.files import write_json
-from vla_cli.policies.modalities import HEADS, LORA_TARGETS, MODALITIES, is_unused, lora_targets, modality_of
+from vla_cli.policies.modalities import (
+    FULL_MODULES,
+    HEADS,
+    LORA_TARGETS,
+    MODALITIES,
+    is_unused,
+    lora_targets,
+    modality_of,
+)
 
 
-def make_full(model: nn.Module) -> nn.Module:
-    """Let every parameter train that influences an action; freeze the rest."""
+@dataclass(frozen=True)
+class Layout:
+    """How each modality is adapted.
+
+    Attributes:
+        ranks: modality to LoRA rank; a modality with neither rank nor "full" is frozen.
+        full: modalities whose weights are trained outright.
+        alpha: LoRA's delta is alpha / rank * B A, with `alpha` 0 standing for alpha = rank.
+    """
+
+    ranks: dict[str, int]
+    full: tuple[str, ...] = ()
+    alpha: float = 0.0
+
+    @property
+    def is_peft(self) -> bool:
+        """Whether the result is a peft adapter: everything but full training of all modalities."""
+        return bool(self.ranks)
+
+
+def make_trainable(model: nn.Module, layout: Layout, *, train_heads: bool, seed: int) -> nn.Module:
+    """Let the weights of a layout train, in the bare model or under peft.
+
+    Args:
+        model: the bare base model.
+        layout: which modalities train, and how.
+        train_heads: with LoRA, train the state and action projections outright (a robot that is new to the base).
+        seed: of LoRA's initial values.
+    """
+    if not layout.is_peft:
+        return make_full(model, layout.full)
+    return make_lora(
+        model, ranks=layout.ranks, alpha=layout.alpha, train_heads=train_heads, seed=seed, full=layout.full
+    )
+
+
+def make_full(model: nn.Module, modalities: Sequence[str] = MODALITIES) -> nn.Module:
+    """Let every parameter of these modalities train that influences an action; freeze the rest."""
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not is_unused(name, model.config))
+        parameter.requires_grad_(modality_of("." + name) in modalities and not is_unused(name, model.config))
     return model
 
 
 def make_lora(
-    model: nn.Module, *, rank: int, alpha: float, train_heads: bool, seed: int, modalities: Sequence[str] = MODALITIES
+    model: nn.Module,
+    *,
+    ranks: Mapping[str, int],
+    alpha: float,
+    train_heads: bool,
+    seed: int,
+    full: Sequence[str] = (),
 ) -> nn.Module:
-    """Wrap a π0 model with LoRA on every linear of these modalities that influences an action.
+    """Wrap a π0 model with LoRA on every linear of some modalities that influences an action.
 
     Args:
         model: the bare base model.
-        rank: LoRA rank r.
-        alpha: the delta is alpha / r * B A, with B = 0 at the start: step 0 equals the base exactly.
+        ranks: modality to LoRA rank r.
+        alpha: the delta is alpha / r * B A, with B = 0 at the start: step 0 equals the base exactly; 0 takes r.
         train_heads: train the state and action projections outright (a robot that is new to the base).
         seed: of A's initial values.
-        modalities: which towers to adapt.
+        full: modalities trained outright beside the adapted ones ("vision" only: see `FULL_MODULES`).
     """
     from peft import LoraConfig, get_peft_model
 
-    patterns = [LORA_TARGETS[m] for m in modalities]
-    targets = lora_targets(model, modalities)
+    targets = lora_targets(model, list(ranks))
     if train_heads:
         targets = [name for name in targets if name not in HEADS]
-    pattern = "|".join(f"(?:{p})" for p in patterns)
+    patterns = {m: LORA_TARGETS[m] for m in MODALITIES if m in ranks}
+    pattern = "|".join(f"(?:{p})" for p in patterns.values())
+    first = next(iter(ranks.values()))
+    saved = [*(module for m in full for module in FULL_MODULES[m]), *(HEADS if train_heads else ())]
+    uneven = len(set(ranks.values())) > 1
     config = LoraConfig(
-        r=rank,
-        lora_alpha=alpha,  # type: ignore[arg-type]  # peft divides by the rank: a fraction is as good
+        r=first,
+        lora_alpha=alpha or first,  # type: ignore[arg-type]  # peft divides by the rank: a fraction is as good
         target_modules=pattern,
         exclude_modules=_excluding(model, pattern, targets),
-        modules_to_save=list(HEADS) if train_heads else None,
+        # peft matches a pattern at the end of a name, after ".": the outermost group keeps alternatives together
+        rank_pattern={f"({p})": ranks[m] for m, p in patterns.items()} if uneven else {},
+        alpha_pattern={f"({p})": alpha or ranks[m] for m, p in patterns.items()} if uneven else {},
+        modules_to_save=saved or None,
         bias="none",
     )
     torch.manual_seed(seed)
     wrapped = get_peft_model(model, config)
     adapted = [n.removeprefix("base_model.model.") for n, m in wrapped.named_modules() if hasattr(m, "lora_A")]
     assert adapted == targets, "peft adapted other modules than lora_targets names"
+    for name in full:
+        freeze_unused(wrapped, name)
     return wrapped
+
+
+def freeze_unused(wrapped: nn.Module, modality: str) -> None:
+    """Freeze what peft made trainable in a fully trained modality although no action depends on it."""
+    for name, parameter in wrapped.named_parameters():
+        bare = base_name(name)
+        if parameter.requires_grad and modality_of("." + bare) == modality and is_unused(bare, _core(wrapped).config):
+            parameter.requires_grad_(False)
+
+
+def _core(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+_WRAPPINGS = re.compile(r"(\.base_layer|\.modules_to_save\.default)(?=\.)")
+
+
+def base_name(parameter: str) -> str:
+    """A parameter's name in the bare model, whatever peft wraps around it."""
+    return _WRAPPINGS.sub("", parameter.removeprefix("base_model.model."))
+
+
+class Deltas:
+    """How far the trained weights are from the base's, by the base's parameter names.
+
+    Made before training, when the trained weights still are the base's.
+
+    Args:
+        model: trainable, bare or under peft.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._lora: dict[str, Any] = {
+            base_name(name) + ".weight": module for name, module in model.named_modules() if hasattr(module, "lora_A")
+        }
+        self._outright = {base_name(n): p for n, p in trained_parameters(model).items() if ".lora_" not in n}
+        self.base = {name: p.detach().clone() for name, p in self._outright.items()}
+
+    def __call__(self, names: Collection[str] | None = None) -> dict[str, Tensor]:
+        """Name to delta, of the base parameter's shape, differentiable; of these names only, when given."""
+        products = {name: _product(module) for name, module in self._lora.items() if names is None or name in names}
+        outright = {n: p - self.base[n] for n, p in self._outright.items() if names is None or n in names}
+        return {**products, **outright}
+
+    def ways(self) -> dict[str, str]:
+        """Name to how it trains: "lora" or "full"."""
+        return {**dict.fromkeys(self._lora, "lora"), **dict.fromkeys(self._outright, "full")}
+
+    @torch.no_grad()
+    def base_norms(self) -> dict[str, float]:
+        """Name to the norm of the base's own weight."""
+        weights = {name: module.base_layer.weight for name, module in self._lora.items()}
+        return {name: float(weight.norm()) for name, weight in {**weights, **self.base}.items()}
+
+    @torch.no_grad()
+    def scale(self, factors: Mapping[str, float]) -> None:
+        """theta = (1 - alpha) theta_pre + alpha theta, per modality: exact at 0 and at 1; others stay."""
+        for name, module in self._lora.items():
+            alpha = factors.get(modality_of("." + name), 1.0)
+            if alpha != 1.0:
+                module.lora_B["default"].weight.mul_(alpha)
+        for name, parameter in self._outright.items():
+            alpha = factors.get(modality_of("." + name), 1.0)
+            if alpha == 0.0:
+                parameter.copy_(self.base[name])
+            elif alpha != 1.0:
+                parameter.lerp_(self.base[name], 1.0 - alpha)
+
+
+def _product(module: Any) -> Tensor:
+    return module.lora_B["default"].weight @ module.lora_A["default"].weight * module.scaling["default"]
 
 
 def _excluding(model: nn.Module, pattern: str, targets: Sequence[str]) -> str | None:
@@ -65,14 +195,13 @@ def _excluding(model: nn.Module, pattern: str, targets: Sequence[str]) -> str | 
     return "|".join(re.escape(n) for n in extra) or None
 
 
-def estimate(config: Any, *, method: str, rank: int, train_heads: bool) -> dict[str, int]:
+def estimate(config: Any, *, layout: Layout, train_heads: bool) -> dict[str, int]:
     """What fine-tuning a model of this configuration takes, without its weights (everything on the meta device).
 
     Args:
         config: the base's configuration.
-        method: "full" or "lora".
-        rank: LoRA rank.
-        train_heads: as for `make_lora`.
+        layout: as for `make_trainable`.
+        train_heads: as for `make_trainable`.
 
     Returns:
         "parameters" and "trained_parameters", and "weight_bytes" and "optimiser_bytes" in float32: the optimiser holds
@@ -82,10 +211,7 @@ def estimate(config: Any, *, method: str, rank: int, train_heads: bool) -> dict[
 
     with torch.device("meta"):
         model: Any = PI0ForConditionalGeneration(config)
-        if method == "full":
-            make_full(model)
-        else:
-            model = make_lora(model, rank=rank, alpha=rank, train_heads=train_heads, seed=0)
+        model = make_trainable(model, layout, train_heads=train_heads, seed=0)
     counts = count_parameters(model)
     trained = sum(counts[modality] for modality in MODALITIES)
     return {

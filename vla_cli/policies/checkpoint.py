@@ -130,6 +130,8 @@ def attach(model: nn.Module, adapter: Path, spec: PolicySpec) -> nn.Module:
     Raises:
         InputError: files are missing or damaged, keys were dropped, or the adapter does nothing.
     """
+    if spec.kind == "frozen":
+        return model
     if spec.kind == "full":
         return _attach_full(model, adapter)
     from peft import PeftModel

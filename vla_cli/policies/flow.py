@@ -9,7 +9,7 @@ State and actions are normalised with the policy's statistics and padded with ze
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vla_cli.adapter import PolicySpec, check_base, load_spec
-from vla_cli.guidance import Contrast
+from vla_cli.adapter import PolicySpec, check_base, has_spec, load_spec
+from vla_cli.calibration import Calibration
+from vla_cli.guidance import Guidance
+from vla_cli.policies.adaptation import Deltas
 from vla_cli.policies.checkpoint import attach, load_base, locate_base
-from vla_cli.policies.flow_matching import Batch, FlowModel, flow_losses, prepare_images, sample_chunk
+from vla_cli.policies.flow_matching import Batch, FlowModel, flow_losses, prepare_images, sample_chunk, sample_time
+from vla_cli.policies.modalities import modality_of
 from vla_cli.policies.prompts import Prompts
 
 
@@ -40,6 +43,8 @@ class FlowPolicy:
         self.prompts = prompts
         self.spec = spec
         self.device = device
+        self.calibration: Calibration | None = None
+        self._deltas: Deltas | None = None
 
     @property
     def config(self) -> Any:
@@ -91,9 +96,11 @@ class FlowPolicy:
         noise: np.ndarray,
         *,
         steps: int | None = None,
-        contrast: Contrast | None = None,
+        guidance: Guidance | None = None,
     ) -> np.ndarray:
-        """Predict an action chunk for each observation.
+        """Predict an action chunk for each observation, through the calibration when the policy has one.
+
+        `collate`, `losses` and `velocities` know nothing of the calibration: they take what the base would see.
 
         Args:
             images: uint8 RGB [B, C, H, W, 3].
@@ -101,29 +108,103 @@ class FlowPolicy:
             instructions: B of them.
             noise: [B, T, A_max] standard normal; the same noise gives the same actions.
             steps: Euler steps; None takes the model's own.
-            contrast: contrastive prompt guidance, or None for plain prompting.
+            guidance: how to move away from other prompts, or None for plain prompting.
 
         Returns:
             [B, T, A] float32, raw units.
 
         Raises:
-            ConfigError: guidance is asked for with the trained instruction as prompt.
+            ConfigError: an instruction is one that the guidance moves away from.
         """
         self.model.eval()
+        here = None
+        if self.calibration is not None:
+            images = resized(images, self.calibration.image_size)
+            here = np.flatnonzero(self.calibration.is_here(images))
+            if len(here):
+                images = images.copy()
+                images[here] = self.calibration.observe(images[here])
         batch = self.collate(images, state, instructions)
-        other = None
-        if contrast is not None and not contrast.plain:
+        if guidance is not None and guidance.plain:
+            guidance = None
+        negatives = []
+        if guidance is not None:
             for instruction in dict.fromkeys(instructions):
-                contrast.check(instruction)
-            negative = self.collate(images, state, [contrast.negative] * len(instructions))
-            other = (negative, contrast.weight)
+                guidance.check(instruction)
+            negatives = [self.collate(images, state, [text] * len(instructions)) for text in guidance.negatives]
         start = torch.from_numpy(np.asarray(noise, np.float32)).to(self.device)
-        chunk = sample_chunk(self.flow, batch, start, steps=steps or self.config.num_inference_steps, contrast=other)
-        return self.spec.actions.unnormalise(chunk[..., : len(self.spec.action_names)].cpu().numpy())
+        width, count = len(self.spec.action_names), steps or self.config.num_inference_steps
+        chunk = sample_chunk(self.flow, batch, start, steps=count, guidance=guidance, negatives=negatives, width=width)
+        actions = self.spec.actions.unnormalise(chunk[..., :width].cpu().numpy())
+        if self.calibration is not None and here is not None and len(here):
+            actions[here] = self.calibration.command(actions[here], np.asarray(state)[here])
+        return actions
+
+    def velocities(self, batch: Batch, noisy: Tensor, timestep: Tensor) -> Tensor:
+        """Velocity [B, T, A_max] at a_t `noisy` [B, T, A_max] and flow time `timestep` [B], differentiable."""
+        return self.flow.velocity(self.flow.prefix(batch).past_key_values, batch, noisy, timestep)
+
+    def noised(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """A random flow time [B] and a_t = t noise + (1 - t) a [B, T, A_max] of a batch with actions."""
+        assert batch.actions is not None
+        noise = torch.randn(batch.actions.shape, generator=generator).to(self.device)
+        timestep = sample_time(self.config, len(noise), generator).to(self.device)
+        t = timestep[:, None, None]
+        return timestep, t * noise + (1 - t) * batch.actions
+
+    def hidden_states(self, batch: Batch) -> tuple[list[Tensor], Tensor]:
+        """States of each VLM layer [B, L, D] that the action expert reads, and which tokens are real [B, L] bool."""
+        output = self.flow.prefix(batch, hidden_states=True)
+        # the last entry is behind the last layer, where nothing reads it any more
+        return list(output.hidden_states[:-1]), batch.attention_mask.bool()
+
+    def remember_base(self) -> None:
+        """Keep the weights as they are now as the ones that `deltas` counts from: before training only."""
+        if self._deltas is None:
+            self._deltas = Deltas(self.model)
+
+    def deltas(self, names: Collection[str] | None = None) -> dict[str, Tensor]:
+        """Trained minus base weights by the base's parameter name, differentiable; LoRA's are its products.
+
+        Args:
+            names: of the wanted ones; None for all.
+        """
+        assert self._deltas is not None, "remember_base was not called before training"
+        return self._deltas(names)
+
+    def trained_ways(self) -> dict[str, str]:
+        """Name of each delta to how it trains: "lora" or "full"."""
+        assert self._deltas is not None, "remember_base was not called before training"
+        return self._deltas.ways()
+
+    def base_norms(self) -> dict[str, float]:
+        """Name of each delta to the norm of the base's own weight."""
+        assert self._deltas is not None, "remember_base was not called before training"
+        return self._deltas.base_norms()
+
+    def scale_deltas(self, factors: Mapping[str, float]) -> None:
+        """theta = (1 - alpha) theta_pre + alpha theta with an alpha a modality, in place; others stay."""
+        assert self._deltas is not None, "remember_base was not called before training"
+        self._deltas.scale(factors)
+
+    def modality(self, parameter: str) -> str:
+        """ "vision", "language" or "action", by a parameter's name in the bare model."""
+        return modality_of("." + parameter)
 
     def noise_shape(self, batch: int) -> tuple[int, int, int]:
         """Shape of the noise `act` starts from."""
         return (batch, self.config.chunk_size, self.config.max_action_dim)
+
+
+def resized(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Images [B, C, H, W, 3] at another height and width, bicubic; as they are where they fit."""
+    if images.shape[2:4] == size:
+        return images
+    from PIL import Image
+
+    flat = images.reshape(-1, *images.shape[2:])
+    small = [np.asarray(Image.fromarray(i).resize((size[1], size[0]), Image.Resampling.BICUBIC)) for i in flat]
+    return np.stack(small).reshape(*images.shape[:2], *size, 3)
 
 
 def _padded(values: np.ndarray, width: int) -> Tensor:
@@ -181,4 +262,8 @@ def load(base: str, adapter: Path | None = None, *, device: str = "auto", spec: 
     if adapter is not None:
         check_base(spec, files.reference.digest, base)
         model = attach(model, adapter, spec)
-    return FlowPolicy(model, prompts, spec, pick_device(device))
+    policy = FlowPolicy(model, prompts, spec, pick_device(device))
+    directory = adapter if adapter is not None else files.directory
+    if spec.calibration and (adapter is not None or has_spec(directory)):
+        policy.calibration = Calibration.load(spec.calibration, directory)
+    return policy

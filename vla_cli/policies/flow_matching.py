@@ -10,6 +10,7 @@ The loss is masked over padded dimensions and padded steps, because the model's 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from vla_cli.errors import ConfigError
-from vla_cli.guidance import combine
+from vla_cli.guidance import Guidance
 
 
 @dataclass
@@ -152,7 +153,14 @@ def flow_losses(flow: FlowModel, batch: Batch, *, draws: int, generator: torch.G
 
 @torch.no_grad()
 def sample_chunk(
-    flow: FlowModel, batch: Batch, noise: Tensor, *, steps: int, contrast: tuple[Batch, float] | None = None
+    flow: FlowModel,
+    batch: Batch,
+    noise: Tensor,
+    *,
+    steps: int,
+    guidance: Guidance | None = None,
+    negatives: Sequence[Batch] = (),
+    width: int | None = None,
 ) -> Tensor:
     """Euler from t = 1 (noise) to t = 0 (action): normalised chunks [B, T, A_max].
 
@@ -160,32 +168,37 @@ def sample_chunk(
         batch: the observation under the instruction asked for.
         noise: [B, T, A_max].
         steps: Euler steps.
-        contrast: the same observation under the trained instruction, and the guidance weight w; both branches run
-            in one batch and share noise.
+        guidance: how the branches become one velocity, or None for plain prompting.
+        negatives: the same observation under each of the guidance's negative prompts; all branches run in one batch
+            and share noise.
+        width: real action dimensions; None for all.
     """
-    both = batch if contrast is None else _stack(contrast[0], batch)
-    cache = flow.prefix(both).past_key_values
+    branches = [*negatives, batch] if guidance is not None else [batch]
+    whole = _stack(branches)
+    cache = flow.prefix(whole).past_key_values
     actions, dt = noise, -1.0 / steps
     for step in range(steps):
-        timestep = torch.full((len(both.state),), 1.0 + step * dt, device=noise.device)
-        noisy = actions if contrast is None else torch.cat([actions, actions])
-        velocity = flow.velocity(cache, both, noisy, timestep)
-        if contrast is not None:
-            velocity = combine(*velocity.chunk(2), contrast[1])
+        timestep = torch.full((len(whole.state),), 1.0 + step * dt, device=noise.device)
+        velocity = flow.velocity(cache, whole, actions.repeat(len(branches), 1, 1), timestep)
+        if guidance is not None:
+            *others, positive = velocity.chunk(len(branches))
+            velocity = guidance.velocity(positive, others, width or velocity.shape[-1])
         actions = actions + dt * velocity
     return actions
 
 
-def _stack(first: Batch, second: Batch) -> Batch:
-    """Two batches of one observation under two prompts as one; the shorter prompt is padded."""
-    length = max(first.input_ids.shape[1], second.input_ids.shape[1])
+def _stack(branches: Sequence[Batch]) -> Batch:
+    """Batches of one observation under several prompts as one, branch after branch; shorter prompts are padded."""
+    if len(branches) == 1:
+        return branches[0]
+    length = max(branch.input_ids.shape[1] for branch in branches)
 
     def padded(rows: Tensor) -> Tensor:
         return nn.functional.pad(rows, (0, length - rows.shape[1]))
 
     return Batch(
-        input_ids=torch.cat([padded(first.input_ids), padded(second.input_ids)]),
-        attention_mask=torch.cat([padded(first.attention_mask), padded(second.attention_mask)]),
-        pixel_values=torch.cat([first.pixel_values, second.pixel_values]),
-        state=torch.cat([first.state, second.state]),
+        input_ids=torch.cat([padded(branch.input_ids) for branch in branches]),
+        attention_mask=torch.cat([padded(branch.attention_mask) for branch in branches]),
+        pixel_values=torch.cat([branch.pixel_values for branch in branches]),
+        state=torch.cat([branch.state for branch in branches]),
     )

@@ -30,6 +30,10 @@ HEADS = ("embed_action_time", "action_out_proj")
 """State and action projections: the part of π0 that belongs to one robot."""
 
 
+FULL_MODULES = {"vision": ("vision_tower", "multi_modal_projector")}
+"""Modules that peft saves whole when a modality is trained outright beside LoRA elsewhere (DeLock's layout)."""
+
+
 def modality_of(parameter: str) -> str:
     """The modality a parameter belongs to, by its name in the bare model (or inside a peft wrapper)."""
     if ".vlm.vision_tower." in parameter or ".vlm.multi_modal_projector." in parameter:

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -29,6 +29,32 @@ from vla_cli.progress import Progress
 from vla_cli.windows import Samples, join
 
 CHECKPOINT, METRICS = "checkpoint.safetensors", "metrics.jsonl"
+
+
+class Hooks(Protocol):
+    """What retention methods do in the loop; `retention.composition.Composition` is one."""
+
+    def draw(self, number: int) -> dict[str, Samples]:
+        """The groups of step `number`'s batch; the first is the demonstrations."""
+        ...
+
+    def weigh(self, losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Another weight for each window's loss, by group."""
+        ...
+
+    def penalties(self, number: int, samples: Samples, loss: float) -> Mapping[str, Any]:
+        """Terms of the loss by method, each with `raw` and `scaled`."""
+        ...
+
+    def wrap_gradient(
+        self, number: int, samples: Samples, parameters: Mapping[str, nn.Parameter], closure: Callable[[], None]
+    ) -> None:
+        """Change the gradient in place; `closure` computes it again at the present weights."""
+        ...
+
+    def watch(self, done: int) -> tuple[dict[str, float], list[str]]:
+        """Metrics and warnings after `done` steps."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -56,7 +82,7 @@ class Trainer:
     """Trains the trainable parameters of a policy.
 
     Args:
-        policy: the policy; `make_full` or `make_lora` decided what trains.
+        policy: the policy; `make_trainable` decided what trains.
         settings: of the loop.
         directory: where checkpoints and metrics go.
     """
@@ -72,20 +98,17 @@ class Trainer:
         )
 
     def run(
-        self,
-        draw: Callable[[np.random.Generator], dict[str, Samples]],
-        progress: Progress,
-        held_out: Callable[[], float] | None = None,
-    ) -> dict[str, float]:
+        self, hooks: Hooks, progress: Progress, held_out: Callable[[], float] | None = None
+    ) -> tuple[dict[str, float], list[str]]:
         """Train to the end, from a checkpoint when the directory holds one.
 
         Args:
-            draw: the groups of one batch ("demonstrations", and what retention methods add), from a generator.
+            hooks: where batches come from, and what retention methods do.
             progress: told after every step.
             held_out: loss on held-out windows, measured at checkpoints and at the end.
 
         Returns:
-            The last step's metrics.
+            The last step's metrics, and the warnings at the end.
 
         Raises:
             InputError: the loss stopped being finite.
@@ -94,43 +117,62 @@ class Trainer:
         progress.start("fine-tuning", self.settings.steps)
         progress.advance(first)
         row: dict[str, float] = {}
+        warnings: Sequence[str] = ()
         with (self.directory / METRICS).open("a", encoding="utf-8") as metrics:
             for step in range(first, self.settings.steps):
-                row = self._step(step, draw)
+                row = self._step(step, hooks)
                 done = step + 1
                 last = done == self.settings.steps
                 checkpoint = done % self.settings.checkpoint_every == 0
-                if held_out is not None and (checkpoint or last):
-                    row["held_out_loss"] = held_out()
+                if checkpoint or last:
+                    watched, warnings = hooks.watch(done)
+                    row.update(watched)
+                    if held_out is not None:
+                        row["held_out_loss"] = held_out()
                 metrics.write(json.dumps(row) + "\n")
                 if checkpoint and not last:
                     metrics.flush()
                     self._save(done)
                 progress.advance(1, loss=row["loss"])
         (self.directory / CHECKPOINT).unlink(missing_ok=True)
-        return row
+        return row, list(warnings)
 
-    def _step(self, step: int, draw: Callable[[np.random.Generator], dict[str, Samples]]) -> dict[str, float]:
-        groups = draw(np.random.default_rng([self.settings.seed, step]))
-        generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + step)
+    def _step(self, step: int, hooks: Hooks) -> dict[str, float]:
+        groups = hooks.draw(step)
+        samples = next(iter(groups.values()))
         rate = learning_rate(step, self.settings)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.policy.model.train()
-        losses = self._losses(groups, generator)
-        loss = torch.cat(list(losses.values())).mean()
-        if not torch.isfinite(loss):
-            raise InputError(
-                f"The loss became {loss.item()} at step {step + 1}",
-                expected="a finite loss",
-                hint="a smaller --learning-rate, and look at stats.json for dimensions with a tiny std",
-            )
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.clip)
+        row: dict[str, float] = {"step": step + 1}
+
+        def closure() -> None:
+            # the same noise each time: a method that asks twice compares weights, not draws
+            generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + step)
+            losses = self._losses(groups, generator)
+            plain = torch.cat(list(losses.values())).mean()
+            penalties = hooks.penalties(step, samples, plain.item())
+            loss = torch.cat(list(hooks.weigh(losses).values())).mean()
+            loss = loss + sum(penalty.scaled for penalty in penalties.values())
+            if not torch.isfinite(loss):
+                raise InputError(
+                    f"The loss became {loss.item()} at step {step + 1}",
+                    expected="a finite loss",
+                    hint="a smaller --learning-rate, and look at stats.json for dimensions with a tiny std",
+                )
+            self.optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            if "loss" not in row:
+                row.update({"loss": loss.item(), "learning_rate": rate})
+                row.update({f"loss_{name}": values.mean().item() for name, values in losses.items()})
+                for name, penalty in penalties.items():
+                    row.update({f"{name}_raw": penalty.raw.item(), f"{name}_scaled": penalty.scaled.item()})
+
+        closure()
+        hooks.wrap_gradient(step, samples, self.parameters, closure)
+        row["grad_norm"] = float(nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.clip))
         self.optimiser.step()
-        row = {"step": step + 1, "loss": loss.item(), "grad_norm": float(norm), "learning_rate": rate}
-        return {**row, **{f"loss_{name}": values.mean().item() for name, values in losses.items()}}
+        return row
 
     def _losses(self, groups: dict[str, Samples], generator: torch.Generator) -> dict[str, torch.Tensor]:
         """Loss of each window by group; groups with one image shape share a forward pass."""

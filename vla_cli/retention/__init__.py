@@ -1,24 +1,111 @@
 """Methods that keep old abilities while a policy learns a new task. A new one is a file here and a line in the table.
 
-A method is built from its options in the recipe and answers these calls of the training loop:
+A method is built from its options in the recipe. It derives from `Method` and overrides the calls of the training loop
+that it needs; every other call does nothing:
 
-    share(batch_size)            how many windows of each batch it fills itself
-    prepare(context)             once, before training; raises ConfigError when something it needs is missing
-    draw(rng, count)             those windows
-    facts()                      what it did, for run.json
+    share(batch_size)             how many windows of each batch it fills itself
+    prepare(context)              once, before training; raises ConfigError when something it needs is missing
+    draw(rng, count)              those windows
+    rephrase(samples, rng)        other words for the demonstrations of a batch
+    weigh(losses)                 another weight for each window's loss
+    penalty(step)                 a term added to the loss, raw and scaled
+    wrap_gradient(step, closure)  change the gradient in place; `closure` computes it again
+    watch(done)                   metrics and warnings at checkpoints and at the end
+    after_training()              change the weights one last time
+    facts()                       what it did, for run.json
+
+Nothing random is carried from step to step, so that a resumed run ends with the same bytes: what a method draws comes
+from the generators of `Step`, which are seeded by (seed, step, method).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
+from vla_cli.errors import ConfigError
+from vla_cli.instructions import Alternative
 from vla_cli.lookup import Table
 from vla_cli.windows import Samples, Windows
 
-RETENTION = Table("retention method", {"rehearsal": "vla_cli.retention.rehearsal:Rehearsal"})
+RETENTION = Table(
+    "retention method",
+    {
+        "rehearsal": "vla_cli.retention.rehearsal:Rehearsal",
+        "l2": "vla_cli.retention.l2:L2",
+        "ewc": "vla_cli.retention.ewc:EWC",
+        "distillation": "vla_cli.retention.distillation:Distillation",
+        "anchor": "vla_cli.retention.anchor:Anchor",
+        "sam": "vla_cli.retention.sam:SAM",
+        "consft": "vla_cli.retention.consft:ConSFT",
+        "paraphrase": "vla_cli.retention.paraphrase:Paraphrase",
+        "projection": "vla_cli.retention.projection:Projection",
+        "merge": "vla_cli.retention.merge:Merge",
+    },
+)
+
+
+class Learner(Protocol):
+    """The part of a policy that retention methods use; `FlowPolicy` is one. Shapes as in `policies.flow`."""
+
+    model: nn.Module
+
+    def collate(
+        self,
+        images: np.ndarray,
+        state: np.ndarray,
+        instructions: Sequence[str],
+        actions: np.ndarray | None = None,
+        real_steps: np.ndarray | None = None,
+    ) -> Any:
+        """Raw observations (and actions) to a batch on the device."""
+        ...
+
+    def losses(self, batch: Any, *, draws: int, generator: torch.Generator) -> Tensor:
+        """Loss of each window [B], differentiable."""
+        ...
+
+    def velocities(self, batch: Any, noisy: Tensor, timestep: Tensor) -> Tensor:
+        """Velocity [B, T, A_max] at a_t `noisy` [B, T, A_max] and flow time `timestep` [B], differentiable."""
+        ...
+
+    def noised(self, batch: Any, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """A random flow time [B] and a_t [B, T, A_max] of a batch with actions."""
+        ...
+
+    def hidden_states(self, batch: Any) -> tuple[list[Tensor], Tensor]:
+        """States of each VLM layer [B, L, D], and which tokens are real [B, L] bool."""
+        ...
+
+    def remember_base(self) -> None:
+        """To be called in `prepare` by methods that use the deltas: the base's weights are kept (or LoRA's are 0)."""
+        ...
+
+    def deltas(self, names: Collection[str] | None = None) -> dict[str, Tensor]:
+        """Trained minus base weights by the base's parameter name, differentiable; LoRA's are its products."""
+        ...
+
+    def trained_ways(self) -> dict[str, str]:
+        """Name of each delta to how it trains: "lora" or "full"."""
+        ...
+
+    def base_norms(self) -> dict[str, float]:
+        """Name of each delta to the norm of the base's own weight."""
+        ...
+
+    def scale_deltas(self, factors: Mapping[str, float]) -> None:
+        """Multiply the deltas of each modality by a factor, in place."""
+        ...
+
+    def modality(self, parameter: str) -> str:
+        """ "vision", "language" or "action"."""
+        ...
 
 
 @dataclass
@@ -26,29 +113,137 @@ class Context:
     """What a retention method may look at.
 
     Attributes:
-        demonstrations: windows of the new task.
+        policy: what is trained; its weights are still the base's in `prepare`.
+        frozen: returns the untouched base, fed like `policy`; loaded once, no gradients.
+        demonstrations: windows of the new task, as the policy is trained on them (calibrated when the recipe does so).
+        held_out: windows of demonstrations that are not trained on; None when none were held out.
         replay: windows of base-domain data, when given.
+        alternatives: what else could be asked in the demonstrated scenes; may be empty.
+        seed: of the run.
+        steps: optimiser steps of the run.
+        batch_size: windows a step.
+        cache: directory for what costs time and depends on base and replay alone; None keeps nothing.
     """
 
+    policy: Learner
+    frozen: Callable[[], Learner]
     demonstrations: Windows
+    held_out: Windows | None
     replay: Windows | None
+    alternatives: list[Alternative] = field(default_factory=list)
+    seed: int = 0
+    steps: int = 1
+    batch_size: int = 1
+    cache: Path | None = None
+
+    def need_replay(self, method: str) -> Windows:
+        """The base-domain windows.
+
+        Raises:
+            ConfigError: none were given.
+        """
+        if self.replay is None:
+            raise ConfigError(
+                f"The recipe's '{method}' needs base-domain data, and none was given",
+                expected="--replay with episodes or a dataset of the base's own domain",
+                hint="--replay, or --recipe steerable (which works without)",
+            )
+        return self.replay
 
 
-class Retention(Protocol):
-    """The calls of the training loop; see the module's docstring."""
+@dataclass
+class Step:
+    """One training step, as a method sees it.
+
+    Attributes:
+        number: from 0.
+        rng, generator: seeded by (seed, step, method).
+        demonstrations: this batch's windows of the new task.
+        loss: mean flow loss of the batch, detached; 0 before it is known.
+    """
+
+    number: int
+    rng: np.random.Generator
+    generator: torch.Generator
+    demonstrations: Samples
+    loss: float = 0.0
+
+
+@dataclass
+class Penalty:
+    """A term of the loss.
+
+    Attributes:
+        raw: before its weight, for the log.
+        scaled: what is added to the loss.
+    """
+
+    raw: Tensor
+    scaled: Tensor
+
+
+class Method:
+    """A retention method that does nothing; see the module's docstring for the calls."""
 
     def share(self, batch_size: int) -> int:
         """How many windows of each batch this method fills."""
-        ...
+        return 0
 
     def prepare(self, context: Context) -> None:
-        """Look at the data once, before training."""
-        ...
+        """Look at policy and data once, before training."""
 
     def draw(self, rng: np.random.Generator, count: int) -> Samples:
-        """Draw the method's own windows."""
-        ...
+        """The method's own windows; called only when `share` is above 0."""
+        raise NotImplementedError
+
+    def rephrase(self, samples: Samples, rng: np.random.Generator) -> Samples:
+        """The demonstrations of a batch in other words."""
+        return samples
+
+    def weigh(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Loss of each window [B] by group ("demonstrations", or the name of the method that drew it)."""
+        return losses
+
+    def penalty(self, step: Step) -> Penalty | None:
+        """A differentiable term of the loss."""
+        return None
+
+    def wrap_gradient(self, step: Step, parameters: Mapping[str, nn.Parameter], closure: Callable[[], None]) -> None:
+        """Change `parameters`' gradients in place; `closure` computes them again at the present weights."""
+
+    def watch(self, done: int) -> tuple[dict[str, float], list[str]]:
+        """Metrics and warnings after `done` steps."""
+        return {}, []
+
+    def after_training(self) -> None:
+        """Change the trained weights one last time."""
 
     def facts(self) -> dict[str, Any]:
         """What was done, as JSON values."""
-        ...
+        return {}
+
+
+Options = TypeVar("Options")
+
+
+def read_options(method: str, kind: type[Options], given: Mapping[str, Any]) -> Options:
+    """A method's options, from its part of the recipe.
+
+    Args:
+        method: its name, for the error.
+        kind: a dataclass whose defaults are the method's.
+        given: the recipe's mapping.
+
+    Raises:
+        ConfigError: an option is unknown or of another type.
+    """
+    known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise ConfigError(f"{method} has no option {unknown[0]!r}", expected=f"one of {', '.join(known) or 'none'}")
+    for key, value in given.items():
+        default = known[key].default
+        number = isinstance(default, (int, float)) and not isinstance(default, bool)
+        if number and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise ConfigError(f"{method}'s {key} is {value!r}", expected="a number")
+    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})

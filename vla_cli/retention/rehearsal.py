@@ -7,19 +7,27 @@ back on the one task it saw there. So replayed images are matched to the demonst
   frame, with some probability (the rest keeps the base's look);
 - geometry: the picture is turned, zoomed and shifted at random, as another camera would see it. State and action are
   in the robot's frame and stay.
+
+With both probabilities 0 it is plain data mixing. Either way a fixed sample of the replay, as it was recorded, is
+watched: when the policy's loss on it falls below the base's own, it learns that sample by heart.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from vla_cli.errors import ConfigError
-from vla_cli.retention import Context
+from vla_cli.retention import Context, Learner, Method, read_options
 from vla_cli.windows import Samples, Windows
+
+WATCHED_WINDOWS = 64
+WATCHED_DRAWS = 4
+_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -43,7 +51,7 @@ class RehearsalOptions:
     shift: float = 0.035
 
 
-class Rehearsal:
+class Rehearsal(Method):
     """See the module's docstring.
 
     Args:
@@ -54,14 +62,13 @@ class Rehearsal:
     """
 
     def __init__(self, **options: Any) -> None:
-        known = {f.name for f in fields(RehearsalOptions)}
-        unknown = sorted(set(options) - known)
-        if unknown:
-            raise ConfigError(f"rehearsal has no option {unknown[0]!r}", expected=f"one of {', '.join(sorted(known))}")
-        self.options = RehearsalOptions(**options)
+        self.options = read_options("rehearsal", RehearsalOptions, options)
         if not 0 < self.options.fraction < 1:
             raise ConfigError(f"rehearsal's fraction is {self.options.fraction}", expected="a share between 0 and 1")
         self._replay: Windows | None = None
+        self._watch: Watch | None = None
+        self._seen: dict[str, float] = {}
+        self._memorised = False
         self._style = np.empty((0, 2, 1, 1, 1, 3))
 
     def share(self, batch_size: int) -> int:
@@ -69,20 +76,15 @@ class Rehearsal:
         return min(max(1, round(self.options.fraction * batch_size)), batch_size - 1)
 
     def prepare(self, context: Context) -> None:
-        """Take the style of the demonstrations.
+        """Take the style of the demonstrations, and the base's loss on a sample of the replay.
 
         Raises:
             ConfigError: there is no replay data.
         """
-        if context.replay is None:
-            raise ConfigError(
-                "This recipe rehearses base-domain data, and none was given",
-                expected="--replay with episodes or a dataset of the base's own domain",
-                hint="--replay, or --recipe lora (which does not protect against lock-in)",
-            )
-        self._replay = context.replay
+        self._replay = context.need_replay("rehearsal")
         chosen = np.linspace(0, len(context.demonstrations) - 1, min(256, len(context.demonstrations))).astype(int)
         self._style = channel_style(context.demonstrations.gather(chosen).images)
+        self._watch = Watch(context.policy, self._replay, context.seed)
 
     def draw(self, rng: np.random.Generator, count: int) -> Samples:
         """`count` replayed windows, some in the demonstrations' style, some seen by another camera."""
@@ -99,10 +101,19 @@ class Rehearsal:
         samples.images = np.clip(images + 0.5, 0, 255).astype(np.uint8)
         return samples
 
+    def watch(self, done: int) -> tuple[dict[str, float], list[str]]:
+        """Loss on a fixed sample of the replay, beside the base's; a warning when it is being memorised."""
+        assert self._watch is not None
+        now, base, slack = self._watch()
+        self._seen = {"replay_loss": now, "replay_loss_of_base": base}
+        self._memorised = base - now > slack
+        return self._seen, [memorised_warning(now, base, len(self._watch))] if self._memorised else []
+
     def facts(self) -> dict[str, Any]:
-        """How much was rehearsed."""
+        """How much was rehearsed, and whether it was memorised."""
         windows = len(self._replay) if self._replay is not None else 0
-        return {"fraction": self.options.fraction, "replay_windows": windows}
+        found: dict[str, Any] = {"fraction": self.options.fraction, "replay_windows": windows}
+        return {**found, **self._seen, "memorised": self._memorised} if self._seen else found
 
     def _another_camera(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         o, count = self.options, len(images)
@@ -110,6 +121,51 @@ class Rehearsal:
         zoom = rng.uniform(*o.zoom, count)
         shift = rng.uniform(-o.shift, o.shift, (count, 2)) * 2
         return warp(images, angle, zoom, shift)
+
+
+class Watch:
+    """The loss of a policy on a fixed sample of the replay, beside the base's on the same windows and noise.
+
+    Args:
+        policy: while its weights are still the base's.
+        replay: base-domain windows.
+        seed: of the noise.
+    """
+
+    def __init__(self, policy: Learner, replay: Windows, seed: int) -> None:
+        self._policy, self._seed = policy, seed
+        rows = np.linspace(0, len(replay) - 1, min(WATCHED_WINDOWS, len(replay))).astype(int)
+        parts = [replay.gather(rows[i : i + _AT_ONCE]) for i in range(0, len(rows), _AT_ONCE)]
+        self._batches = [policy.collate(s.images, s.state, s.instructions, s.actions, s.real_steps) for s in parts]
+        self._base = self._losses()
+
+    def __len__(self) -> int:
+        return len(self._base)
+
+    def __call__(self) -> tuple[float, float, float]:
+        """Mean loss now, the base's, and two standard errors of their paired difference."""
+        now = self._losses()
+        difference = now - self._base
+        spread = difference.std().item() if len(now) > 1 else float("inf")
+        return now.mean().item(), self._base.mean().item(), 2 * spread / len(now) ** 0.5
+
+    @torch.no_grad()
+    def _losses(self) -> Tensor:
+        """[N] float64 on the CPU."""
+        self._policy.model.eval()
+        generator = torch.Generator().manual_seed(self._seed)
+        each = [self._policy.losses(b, draws=WATCHED_DRAWS, generator=generator) for b in self._batches]
+        return torch.cat(each).double().cpu()
+
+
+def memorised_warning(now: float, base: float, windows: int) -> str:
+    """What it means that the loss on the replay fell below the base's."""
+    return (
+        f"The loss on {windows} windows of the replay fell to {now:.3g}, below the base's own {base:.3g}: the policy "
+        "is learning the replayed sample by heart, so that the sample no longer stands for all that the base could do, "
+        "and what the policy keeps there says little about other tasks. More replay data, fewer --steps or a smaller "
+        "--replay-fraction helps."
+    )
 
 
 def channel_style(images: np.ndarray) -> np.ndarray:

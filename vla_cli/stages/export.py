@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 from vla_cli.adapter import FILE_NAME as SPEC_FILE
 from vla_cli.adapter import PolicySpec, check_base, load_spec, save_spec
 from vla_cli.bundle import MERGED, PEFT_FILES, REPORT, write_card, write_digests
+from vla_cli.calibration import FILE_NAME as DOMAIN_FILE
+from vla_cli.calibration import FOLDER as CALIBRATION
 from vla_cli.configs import ExportConfig
 from vla_cli.errors import InputError
 from vla_cli.files import building, check_output, digest, is_complete, read_json
@@ -32,8 +35,16 @@ def plan(config: ExportConfig) -> dict[str, Any]:
     """What a run would do, as JSON values (`--dry-run`)."""
     spec = load_spec(config.adapter)
     merged = config.merge or spec.kind == "full"
-    parts = [*(PEFT_FILES if spec.kind == "lora" else ()), SPEC_FILE, *([MERGED] if merged else [])]
-    return {"stage": STAGE, "dry_run": True, "out": str(config.out), "kind": spec.kind, "parts": parts}
+    pictures = [CALIBRATION] if (config.adapter / CALIBRATION).is_dir() else []
+    parts = [*(PEFT_FILES if spec.kind == "lora" else ()), SPEC_FILE, *pictures, *([MERGED] if merged else [])]
+    return {
+        "stage": STAGE,
+        "dry_run": True,
+        "out": str(config.out),
+        "kind": spec.kind,
+        "calibration": spec.calibration.get("parts", []),
+        "parts": parts,
+    }
 
 
 def run(config: ExportConfig, progress: Progress = SILENT) -> dict[str, Any]:
@@ -45,6 +56,7 @@ def run(config: ExportConfig, progress: Progress = SILENT) -> dict[str, Any]:
     """
     check_output(config.out, overwrite=config.overwrite, resume=config.resume)
     spec = load_spec(config.adapter)
+    _check_not_the_base_itself(spec, config)
     base = config.base or (spec.base.name if spec.base else "")
     files = locate_base(base)
     check_base(spec, files.reference.digest, base)
@@ -62,6 +74,20 @@ def run(config: ExportConfig, progress: Progress = SILENT) -> dict[str, Any]:
     for name, difference in document["facts"]["max_abs_action_difference"].items():
         progress.note(f"{name} reloaded: maximum absolute action difference {difference:.3g}")
     return {"stage": STAGE, "out": str(config.out), "kind": spec.kind, **document["facts"], **document["counts"]}
+
+
+def _check_not_the_base_itself(spec: PolicySpec, config: ExportConfig) -> None:
+    """Refuse an adapter that holds neither weights nor a transform.
+
+    Raises:
+        InputError: it is one.
+    """
+    if spec.kind == "frozen" and not spec.calibration.get("parts"):
+        raise InputError(
+            f"{config.adapter} changes nothing: it holds no weights and no calibration, so it is the base itself",
+            expected="trained weights, or at least one transform that was fitted",
+            hint=f"the base as it is, or vla finetune --recipe lora (see 'skipped' in {config.adapter / RUN_FILE})",
+        )
 
 
 def _matching_report(config: ExportConfig) -> Report | None:
@@ -91,64 +117,92 @@ def _write(
     for entry in [p for p in partial.iterdir() if p.name != "request.json"]:
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     policy = load(base, config.adapter, device="cpu")
-    expected = _probe(policy)
+    expected = _probe(policy, spec)
     differences = {}
     progress.start("exporting", 2)
-    if spec.kind == "lora":
-        for name in (*PEFT_FILES, SPEC_FILE):
-            shutil.copyfile(config.adapter / name, partial / name)
-        differences["adapter"] = _difference(load(base, partial, device="cpu"), expected)
-    else:
-        shutil.copyfile(config.adapter / SPEC_FILE, partial / SPEC_FILE)
+    for name in (*(PEFT_FILES if spec.kind == "lora" else ()), SPEC_FILE):
+        shutil.copyfile(config.adapter / name, partial / name)
+    _copy_calibration(config.adapter, partial)
+    if spec.kind != "full":
+        differences["adapter"] = _difference(load(base, partial, device="cpu"), spec, expected)
     progress.advance()
     if config.merge or spec.kind == "full":
         _write_merged(policy, spec, files, partial / MERGED)
-        differences[MERGED] = _difference(load(str(partial / MERGED), device="cpu"), expected)
+        _copy_calibration(config.adapter, partial / MERGED)
+        differences[MERGED] = _difference(load(str(partial / MERGED), device="cpu"), spec, expected)
     progress.advance()
     if config.report is not None:
         shutil.copytree(config.report, partial / REPORT)
     run_document = read_json(config.adapter / RUN_FILE)
     write_card(partial, spec, run_document, report, differences)
-    record = RunRecord(STAGE, request)
+    record = RunRecord(STAGE, request, warnings=list(run_document.get("warnings", [])))
     record.facts = {"max_abs_action_difference": differences, "base_changed_by": _base_distance(base, spec, expected)}
     record.counts = {"files": sum(p.is_file() for p in partial.rglob("*")) + 1}
     record.save(partial)
     write_digests(partial)
 
 
+def _copy_calibration(adapter: Path, out: Path) -> None:
+    """The pictures that belong to the calibration in `policy.json`, where there are any."""
+    if (adapter / CALIBRATION).is_dir():
+        shutil.copytree(adapter / CALIBRATION, out / CALIBRATION)
+
+
 def _write_merged(policy: FlowPolicy, spec: PolicySpec, files: BaseFiles, out: Path) -> None:
     """The merged model with everything the base carries beside its weights."""
     out.mkdir()
     for file in sorted(files.directory.iterdir()):
-        if file.is_file() and file.suffix in (".json", ".model", ".txt") and not _is_rewritten(file.name):
+        if file.is_file() and file.suffix in (".json", ".model", ".txt") and not _is_rewritten(file.name, spec):
             shutil.copyfile(file, out / file.name)
     save_merged(policy.model, out)
     save_spec(spec.merged(), out)
 
 
-def _is_rewritten(name: str) -> bool:
+def _is_rewritten(name: str, spec: PolicySpec) -> bool:
     """Whether a base's file belongs to its weights or its record, which the merged model has of its own."""
+    if name == DOMAIN_FILE:
+        # weights that were trained on the deployment as it is no longer live in the base's domain
+        return not spec.calibration
     return name in (SPEC_FILE, RUN_FILE, "config.json") or name.endswith(".index.json")
 
 
-def _probe(policy: FlowPolicy) -> np.ndarray:
-    """Normalised actions [PROBES, T, A] on fixed made-up observations: any change of the weights shows in them."""
-    spec, rng = policy.spec, np.random.default_rng(0)
-    size = spec.image_size
-    images = rng.integers(0, 256, (PROBES, len(spec.cameras), size, size, 3), np.uint8)
+def _probe(policy: FlowPolicy, spec: PolicySpec) -> np.ndarray:
+    """Normalised actions [PROBES, T, A] on fixed made-up observations: any change of the weights shows in them.
+
+    Args:
+        policy: who acts.
+        spec: of the adapter, which says what the observations look like.
+    """
+    rng = np.random.default_rng(0)
+    images = _probe_images(spec, rng)
     state = spec.state.unnormalise(rng.standard_normal((PROBES, len(spec.state_names))))
     instructions = [(spec.instructions or [""])[i % max(1, len(spec.instructions))] for i in range(PROBES)]
     noise = rng.standard_normal(policy.noise_shape(PROBES), np.float32)
     return spec.actions.normalise(policy.act(images, state, instructions, noise))
 
 
-def _difference(reloaded: FlowPolicy, expected: np.ndarray) -> float:
+def _probe_images(spec: PolicySpec, rng: np.random.Generator) -> np.ndarray:
+    """Random pictures uint8 [PROBES, C, H, W, 3].
+
+    A calibration tells its deployment from the base's own domain by the median colour: of the pictures for such a
+    policy every other one has the deployment's, the rest the base's.
+    """
+    size = spec.image_size
+    images = rng.integers(0, 256, (PROBES, len(spec.cameras), size, size, 3), np.uint8)
+    for start, key in enumerate(("medians", "base_medians")):
+        if key in spec.calibration:
+            tint = np.array(spec.calibration[key], np.float32)[:, None, None] / np.median(np.arange(256))
+            images[start::2] = np.clip(images[start::2] * tint + 0.5, 0, 255).astype(np.uint8)
+    return images
+
+
+def _difference(reloaded: FlowPolicy, spec: PolicySpec, expected: np.ndarray) -> float:
     """Maximum absolute difference of a reloaded policy's actions, in standard deviations.
 
     Raises:
         InputError: it is more than rounding.
     """
-    difference = float(np.abs(_probe(reloaded) - expected).max())
+    difference = float(np.abs(_probe(reloaded, spec) - expected).max())
     if not difference <= LARGEST_DIFFERENCE:
         raise InputError(
             f"The exported model acts differently from the adapter (by up to {difference:.3g} standard deviations)",
@@ -159,8 +213,15 @@ def _difference(reloaded: FlowPolicy, expected: np.ndarray) -> float:
 
 
 def _base_distance(base: str, spec: PolicySpec, adapted: np.ndarray) -> float:
-    """How far the adapted actions are from the bare base's on the same probes: never zero for a working adapter."""
-    distance = float(np.abs(_probe(load(base, device="cpu", spec=spec)) - adapted).max())
-    if distance == 0.0:
+    """How far the adapted actions are from the bare base's on the same probes.
+
+    Never zero for trained weights. A calibration of the gripper's delay alone may well leave all probes as they are.
+
+    Raises:
+        InputError: trained weights change nothing.
+    """
+    bare = load(base, device="cpu", spec=replace(spec, calibration={}))
+    distance = float(np.abs(_probe(bare, spec) - adapted).max())
+    if distance == 0.0 and spec.kind != "frozen":
         raise InputError("The adapter changes no action at all", hint="vla finetune with more --steps")
     return distance

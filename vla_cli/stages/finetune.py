@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vla_cli.adapter import PolicySpec, has_spec, load_spec, save_spec
+from vla_cli.adapter import Kind, PolicySpec, has_spec, load_spec, save_spec
+from vla_cli.calibration import Calibration, DomainFacts, calibrate, load_domain, measure_domain
 from vla_cli.configs import FinetuneConfig
 from vla_cli.dataset import Dataset, load_dataset
 from vla_cli.errors import ConfigError, InputError
 from vla_cli.files import building, check_output, is_complete, read_json
-from vla_cli.policies.adaptation import count_parameters, estimate, make_full, make_lora, save_trained
+from vla_cli.guidance import PLAIN_KIND, Guidance, negatives_of
+from vla_cli.instructions import Alternative, document, load_alternatives
+from vla_cli.policies.adaptation import Layout, count_parameters, estimate, make_trainable, save_trained
 from vla_cli.policies.checkpoint import BaseFiles, load_base, load_config, locate_base
+from vla_cli.policies.competence import ENOUGH, measure_competence
 from vla_cli.policies.flow import FlowPolicy, pick_device, set_threads
+from vla_cli.policies.response import choose_guidance, measure_response
 from vla_cli.policies.trainer import Settings, Trainer, held_out_loss
 from vla_cli.progress import SILENT, Progress
 from vla_cli.provenance import FILE_NAME as RUN_FILE
 from vla_cli.provenance import RunRecord, describe_input
-from vla_cli.recipe import Recipe, load_recipe
+from vla_cli.recipe import AUTO, Recipe, load_recipe
 from vla_cli.replay import load_replay
-from vla_cli.retention import RETENTION, Context, Retention
-from vla_cli.windows import Samples, Windows
+from vla_cli.retention import RETENTION, Context
+from vla_cli.retention.composition import Composition
+from vla_cli.windows import Windows
 
 STAGE = "finetune"
 HELD_OUT_WINDOWS = 64
+RESPONSE_WINDOWS = 32
+"""Frames of the demonstrations at which the response to words is measured for `guidance: {weight: auto}`."""
 LARGEST_SCORE = 10.0
 """Above this normalised value the base's statistics do not describe the new robot's data any more."""
 
@@ -42,6 +53,7 @@ class Plan:
     spec: PolicySpec
     request: dict[str, Any]
     warnings: list[str]
+    alternatives: list[Alternative]
 
 
 def plan(config: FinetuneConfig) -> dict[str, Any]:
@@ -60,10 +72,7 @@ def plan(config: FinetuneConfig) -> dict[str, Any]:
         "train_frames": frames,
         "epochs": round(recipe.steps * recipe.batch_size / max(1, frames), 2),
         "estimate": estimate(
-            load_config(prepared.files.directory),
-            method=recipe.method,
-            rank=recipe.rank,
-            train_heads=_train_heads(prepared),
+            load_config(prepared.files.directory), layout=_layout(recipe), train_heads=_train_heads(prepared)
         ),
         "warnings": prepared.warnings,
     }
@@ -104,6 +113,9 @@ def _prepare(config: FinetuneConfig) -> Plan:
         batch_size=config.batch_size,
         learning_rate=config.learning_rate,
         noise_draws=config.noise_draws,
+        vision=config.vision,
+        language=config.language,
+        action=config.action,
         **({"rank": config.rank, "alpha": config.rank} if config.rank else {}),
     )
     recipe = _with_replay_fraction(recipe, config)
@@ -121,10 +133,12 @@ def _prepare(config: FinetuneConfig) -> Plan:
             "No training episode has an instruction: the policy is trained on the empty prompt and cannot be steered. "
             "vla collect-ingest --instruction states one."
         )
-    if config.replay is not None and not recipe.retention:
+    if config.replay is not None and not (recipe.retention or recipe.calibrate):
         warnings.append(f"--replay is given, but recipe '{recipe.name}' does not use it.")
+    alternatives = load_alternatives(config.alternatives) if config.alternatives else []
     request = {
         **config.request(),
+        "alternatives": document(alternatives),
         "recipe": recipe.document(),
         "dataset": describe_input(config.dataset),
         "base": {"name": files.reference.name, "digest": files.reference.digest},
@@ -133,7 +147,7 @@ def _prepare(config: FinetuneConfig) -> Plan:
     # they change speed, or how often the run can be picked up again, not what comes out of it
     for key in ("checkpoint_every", "threads"):
         request.pop(key)
-    return Plan(config, recipe, dataset, files, spec, request, warnings)
+    return Plan(config, recipe, dataset, files, spec, request, warnings, alternatives)
 
 
 def _with_replay_fraction(recipe: Recipe, config: FinetuneConfig) -> Recipe:
@@ -141,7 +155,8 @@ def _with_replay_fraction(recipe: Recipe, config: FinetuneConfig) -> Recipe:
         return recipe
     if "rehearsal" not in recipe.retention:
         raise ConfigError(
-            f"--replay-fraction is given, but recipe '{recipe.name}' does not rehearse", hint="--recipe rehearse"
+            f"--replay-fraction is given, but recipe '{recipe.name}' does not rehearse",
+            hint="--recipe steerable or rehearse",
         )
     rehearsal = {**recipe.retention["rehearsal"], "fraction": config.replay_fraction}
     return Recipe(**{**recipe.document(), "retention": {**recipe.retention, "rehearsal": rehearsal}})
@@ -162,6 +177,7 @@ def _spec(dataset: Dataset, files: BaseFiles, recipe: Recipe, tokenizer: str, wa
                 hint=f"vla preprocess with --{noun}-dims, e.g. --{noun}-dims 0-{limit - 1} "
                 f"(they are: {', '.join(names[:4])}, ..., {names[-1]})",
             )
+    instructions = list(dict.fromkeys(text for d in dataset.split("train") for text in d.instructions))
     keep = own is not None and _fits(dataset, own, warnings)
     statistics = (own.state, own.actions) if own is not None and keep else _dataset_statistics(dataset)
     if own is not None and abs(own.rate_hz - dataset.rate_hz) > 0.05 * own.rate_hz:
@@ -171,7 +187,7 @@ def _spec(dataset: Dataset, files: BaseFiles, recipe: Recipe, tokenizer: str, wa
         )
     return PolicySpec(
         family="flow",
-        kind="lora" if recipe.method == "lora" else "full",
+        kind=_kind(recipe),
         cameras=dataset.cameras,
         image_size=own.image_size if own else model.vlm_config.vision_config.image_size,
         state_names=dataset.state_names,
@@ -182,12 +198,33 @@ def _spec(dataset: Dataset, files: BaseFiles, recipe: Recipe, tokenizer: str, wa
         state=statistics[0],
         actions=statistics[1],
         statistics_from="base" if keep else "dataset",
-        instructions=list(dict.fromkeys(text for d in dataset.split("train") for text in d.instructions)),
+        instructions=instructions,
         base=files.reference,
         recipe=recipe.name,
         tokenizer=tokenizer,
         world=dataset.world,
+        guidance=_guidance(recipe, instructions, warnings),
     )
+
+
+def _guidance(recipe: Recipe, instructions: list[str], warnings: list[str]) -> dict[str, Any]:
+    """The recipe's default guidance, as `policy.json` says it; plain where a weight is still to be measured."""
+    if not recipe.guidance:
+        return _plain("the recipe names none")
+    kind = recipe.guidance["kind"]
+    try:
+        negatives_of(kind, instructions)
+    except ConfigError:
+        why = f"the recipe's '{kind}' moves away from the trained instruction, and there is none"
+        warnings.append(f"The adapter gets no default guidance: {why}.")
+        return _plain(why)
+    if recipe.guidance["weight"] == AUTO:
+        return _plain("the weights are the base's, and so is the response to words")
+    return {"kind": kind, "weight": recipe.guidance["weight"], "why": "the recipe's"}
+
+
+def _plain(why: str) -> dict[str, Any]:
+    return {"kind": PLAIN_KIND, "weight": 1.0, "why": why}
 
 
 def _dataset_statistics(dataset: Dataset) -> tuple[Any, Any]:
@@ -221,19 +258,21 @@ def _fits(dataset: Dataset, own: PolicySpec, warnings: list[str]) -> bool:
 def _train(prepared: Plan, partial: Path, progress: Progress) -> RunRecord:
     config, recipe, spec = prepared.config, prepared.recipe, prepared.spec
     record = RunRecord(STAGE, prepared.request, warnings=list(prepared.warnings))
-    demonstrations = Windows(prepared.dataset.split("train"), spec.cameras, spec.chunk_size)
-    methods = _retention(prepared, demonstrations, record)
+    replay = _replay(prepared, record)
+    calibration = _calibrate(prepared, replay, record, progress)
+    if calibration is not None:
+        spec = prepared.spec = replace(spec, calibration=calibration.document())
+        calibration.save(partial)
+    if not _weights_needed(prepared, calibration, record, progress):
+        save_spec(replace(spec, kind="frozen"), partial)
+        record.counts = {**_episode_counts(prepared), "steps": 0}
+        return record
+    dataset = _as_the_base_sees(prepared.dataset, calibration)
+    demonstrations = Windows(dataset.split("train"), spec.cameras, spec.chunk_size)
     policy = _trainable_policy(prepared)
-    _check_words(policy, spec, record, progress)
-    shares = {name: method.share(recipe.batch_size) for name, method in methods.items()}
-    own = recipe.batch_size - sum(shares.values())
-    if own < 1:
-        raise ConfigError(f"The recipe leaves no window of a batch of {recipe.batch_size} to the demonstrations")
-
-    def draw(rng: np.random.Generator) -> dict[str, Samples]:
-        groups = {"demonstrations": demonstrations.draw(rng, own)}
-        return {**groups, **{name: method.draw(rng, shares[name]) for name, method in methods.items()}}
-
+    frozen = lru_cache(maxsize=1)(lambda: _frozen_policy(prepared))
+    hooks = _retention(prepared, dataset, policy, demonstrations, replay, record, frozen)
+    _check_words(prepared, policy, hooks, record, progress)
     settings = Settings(
         steps=recipe.steps,
         learning_rate=recipe.learning_rate,
@@ -244,20 +283,22 @@ def _train(prepared: Plan, partial: Path, progress: Progress) -> RunRecord:
         seed=config.seed,
         checkpoint_every=config.checkpoint_every,
     )
-    last = Trainer(policy, settings, partial).run(draw, progress, _held_out(prepared, policy))
+    last, warnings = Trainer(policy, settings, partial).run(hooks, progress, _held_out(prepared, dataset, policy))
+    for warning in warnings:
+        record.warn(warning)
+        progress.note(warning)
+    hooks.after_training()
+    if recipe.guidance.get("weight") == AUTO:
+        spec = replace(spec, guidance=_measured_guidance(prepared, policy, frozen, demonstrations, record))
     save_trained(policy.model, partial, base_name=config.base)
     save_spec(spec, partial)
-    record.counts = {
-        "train_episodes": len(prepared.dataset.train),
-        "held_out_episodes": len(prepared.dataset.valid),
-        "train_windows": len(demonstrations),
-        "steps": recipe.steps,
-    }
+    record.counts = {**_episode_counts(prepared), "steps": recipe.steps}
     record.facts = {
+        **record.facts,
         "trained_parameters": count_parameters(policy.model),
         "last_step": last,
         "statistics_from": spec.statistics_from,
-        "retention": {name: method.facts() for name, method in methods.items()},
+        "retention": hooks.facts(),
     }
     return record
 
@@ -266,17 +307,23 @@ def _trainable_policy(prepared: Plan) -> FlowPolicy:
     recipe = prepared.recipe
     model, prompts, _ = load_base(prepared.config.base, tokenizer=prepared.config.tokenizer)
     set_threads(model, prepared.config.threads)
-    if recipe.method == "full":
-        model = make_full(model)
-    else:
-        model = make_lora(
-            model,
-            rank=recipe.rank,
-            alpha=recipe.alpha,
-            train_heads=_train_heads(prepared),
-            seed=prepared.config.seed,
-        )
+    model = make_trainable(model, _layout(recipe), train_heads=_train_heads(prepared), seed=prepared.config.seed)
     return FlowPolicy(model, prompts, prepared.spec, pick_device(prepared.config.device))
+
+
+def _kind(recipe: Recipe) -> Kind:
+    if not recipe.trains:
+        return "frozen"
+    return "lora" if _layout(recipe).is_peft else "full"
+
+
+def _layout(recipe: Recipe) -> Layout:
+    ways = recipe.modalities()
+    return Layout(
+        ranks={name: rank for name, (way, rank) in ways.items() if way == "lora"},
+        full=tuple(name for name, (way, _) in ways.items() if way == "full"),
+        alpha=recipe.alpha if len({rank for way, rank in ways.values() if way == "lora"}) == 1 else 0,
+    )
 
 
 def _train_heads(prepared: Plan) -> bool:
@@ -285,30 +332,186 @@ def _train_heads(prepared: Plan) -> bool:
     return wish == "full" or (wish == "auto" and prepared.spec.statistics_from == "dataset")
 
 
-def _check_words(policy: FlowPolicy, spec: PolicySpec, record: RunRecord, progress: Progress) -> None:
-    unknown = sorted({word for text in spec.instructions for word in policy.prompts.unknown_words(text)})
-    if unknown:
-        record.warn(
-            f"The base's tokenizer does not know {len(unknown)} of the instructions' words ({', '.join(unknown[:8])}): "
-            "it cannot tell them from each other."
-        )
+def _check_words(prepared: Plan, policy: FlowPolicy, hooks: Composition, record: RunRecord, progress: Progress) -> None:
+    """Warn of words that the policy is told but cannot read."""
+    phrasings = hooks.facts().get("paraphrase", {}).get("phrasings", {})
+    told = {
+        "the instructions'": prepared.spec.instructions,
+        "the alternatives'": [alternative.instruction for alternative in prepared.alternatives],
+        "the paraphrases'": [text for texts in phrasings.values() for text in texts],
+    }
+    for whose, texts in told.items():
+        unknown = sorted({word for text in texts for word in policy.prompts.unknown_words(text)})
+        if unknown:
+            record.warn(
+                f"The base's tokenizer does not know {len(unknown)} of {whose} words ({', '.join(unknown[:8])}): "
+                "it cannot tell them from each other."
+            )
+            progress.note(record.warnings[-1])
+
+
+def _measured_guidance(
+    prepared: Plan, policy: FlowPolicy, frozen: Callable[[], FlowPolicy], demonstrations: Windows, record: RunRecord
+) -> dict[str, Any]:
+    """Default guidance that gives the adapted policy the base's response to words back, where that can be measured."""
+    spec, kind = prepared.spec, prepared.recipe.guidance["kind"]
+    trained = spec.instructions[0] if spec.instructions else ""
+    if kind in ("contrast", "both") and not trained:
+        return spec.guidance
+    probe = Guidance(kind, 1.0, negatives_of(kind, spec.instructions))
+    others = [a.instruction for a in prepared.alternatives if probe.covers(a.instruction)]
+    if not others:
+        return _plain("its weight is to be measured with other instructions, and no --alternatives were given")
+    rows = np.linspace(0, len(demonstrations) - 1, min(RESPONSE_WINDOWS, len(demonstrations))).astype(int)
+    found = measure_response(
+        policy,
+        frozen(),
+        demonstrations.gather(rows),
+        others,
+        trained=trained,
+        draws=4,
+        seed=prepared.config.seed,
+        kind=kind,
+    )
+    record.facts["response"] = found.document()
+    return choose_guidance(found, kind).document()
+
+
+def _cache() -> Path:
+    """Where what depends on base and base-domain data alone is kept between runs (EWC's Fisher information)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vla-cli" / "fisher"
+
+
+def _episode_counts(prepared: Plan) -> dict[str, int]:
+    return {
+        "train_episodes": len(prepared.dataset.train),
+        "held_out_episodes": len(prepared.dataset.valid),
+        "train_windows": sum(len(d) for d in prepared.dataset.split("train")),
+    }
+
+
+def _replay(prepared: Plan, record: RunRecord) -> Windows | None:
+    """Base-domain windows, when given and of use."""
+    config = prepared.config
+    if config.replay is None or not (prepared.recipe.retention or prepared.recipe.calibrate):
+        return None
+    replay, skipped = load_replay(config.replay, prepared.dataset, prepared.spec.chunk_size)
+    for episode in skipped:
+        record.skip(f"replay/{episode.name}", episode.reason)
+    return replay
+
+
+def _calibrate(prepared: Plan, replay: Windows | None, record: RunRecord, progress: Progress) -> Calibration | None:
+    """Transforms between the deployment and the base's own domain, when the recipe asks for them."""
+    if not prepared.recipe.calibrate:
+        return None
+    spec = prepared.spec
+    facts, why = _domain_facts(prepared, replay)
+    if facts is None:
+        record.warn(f"Nothing was calibrated: {why}")
         progress.note(record.warnings[-1])
+        return None
+    calibration = calibrate(prepared.dataset.split("train"), spec.cameras, facts)
+    for part, reason in calibration.skipped.items():
+        record.skip(f"calibration/{part}", reason)
+        progress.note(f"calibration: {part} was left out: {reason}")
+    progress.note(f"calibrated: {', '.join(calibration.parts) or 'nothing differs from the base'}")
+    record.facts["calibration"] = calibration.document()
+    return calibration
 
 
-def _retention(prepared: Plan, demonstrations: Windows, record: RunRecord) -> dict[str, Retention]:
-    methods = {name: RETENTION.get(name)(**options) for name, options in prepared.recipe.retention.items()}
-    replay = None
-    if prepared.config.replay is not None and methods:
-        replay, skipped = load_replay(prepared.config.replay, prepared.dataset, prepared.spec.chunk_size)
-        for episode in skipped:
-            record.skip(f"replay/{episode.name}", episode.reason)
-    for method in methods.values():
-        method.prepare(Context(demonstrations, replay))
-    return methods
+def _domain_facts(prepared: Plan, replay: Windows | None) -> tuple[DomainFacts | None, str]:
+    """Facts about the base's own domain: from `domain.json` or from base-domain data; or why there are none."""
+    spec = prepared.spec
+    if spec.statistics_from != "base":
+        return None, "the robot is new to the base (other state or action dimensions, or other units)."
+    facts = load_domain(prepared.files.directory)
+    if facts is None and replay is not None:
+        facts = measure_domain(replay.demonstrations, spec.cameras)
+    if facts is None:
+        return None, (
+            "the base carries no domain.json, and there is no base-domain data to measure its domain from. "
+            "--replay with episodes of the base's own domain."
+        )
+    if len(facts.looks) != len(spec.cameras):
+        return None, f"the base's domain has {len(facts.looks)} camera(s), the dataset {len(spec.cameras)}."
+    return facts, ""
 
 
-def _held_out(prepared: Plan, policy: FlowPolicy) -> Any:
-    valid = prepared.dataset.split("valid")
+def _weights_needed(prepared: Plan, calibration: Calibration | None, record: RunRecord, progress: Progress) -> bool:
+    """Whether weights are to be trained: `adapt: when-needed` asks what the calibrated base can already do."""
+    recipe = prepared.recipe
+    if not recipe.trains:
+        return False
+    if recipe.adapt == "always" or prepared.spec.statistics_from != "base":
+        return True
+    policy = _frozen_policy(prepared)
+    policy.calibration = calibration
+    windows = Windows(prepared.dataset.split("train"), prepared.spec.cameras, prepared.spec.chunk_size)
+    closed = calibration.closed if calibration is not None else None
+    found = measure_competence(policy, windows, closed=closed, seed=prepared.config.seed)
+    record.facts["competence"] = {**found.document(), "enough": ENOUGH}
+    needed = found.lowest < ENOUGH
+    progress.note(
+        f"the base{' as calibrated' if calibration else ''} predicts the demonstrations {found.lowest:.0%} better than "
+        f"chance where it is worst ({found.worst}): "
+        + ("weights are adapted" if needed else "its weights are left alone, so it cannot go deaf")
+    )
+    return needed
+
+
+def _as_the_base_sees(dataset: Dataset, calibration: Calibration | None) -> Dataset:
+    if calibration is None:
+        return dataset
+    return replace(dataset, demonstrations=[calibration.demonstration(d) for d in dataset.demonstrations])
+
+
+def _retention(
+    prepared: Plan,
+    dataset: Dataset,
+    policy: FlowPolicy,
+    demonstrations: Windows,
+    replay: Windows | None,
+    record: RunRecord,
+    frozen: Callable[[], FlowPolicy],
+) -> Composition:
+    config, recipe = prepared.config, prepared.recipe
+    given = {"replay": replay is not None, "alternatives": bool(prepared.alternatives)}
+    methods = {}
+    for name, options in recipe.retention.items():
+        lacking = [need for need in recipe.optional.get(name, ()) if not given[need]]
+        if lacking:
+            record.skip(f"retention/{name}", f"no --{lacking[0]} was given")
+        else:
+            methods[name] = RETENTION.get(name)(**options)
+    hooks = Composition(methods, demonstrations, recipe.batch_size, config.seed)
+    held_out = dataset.split("valid")
+    hooks.prepare(
+        Context(
+            policy=policy,
+            frozen=frozen,
+            demonstrations=demonstrations,
+            held_out=Windows(held_out, prepared.spec.cameras, prepared.spec.chunk_size) if held_out else None,
+            replay=replay,
+            alternatives=prepared.alternatives,
+            seed=config.seed,
+            steps=recipe.steps,
+            batch_size=recipe.batch_size,
+            cache=_cache(),
+        )
+    )
+    return hooks
+
+
+def _frozen_policy(prepared: Plan) -> FlowPolicy:
+    """The untouched base, fed like the policy that is trained."""
+    model, prompts, _ = load_base(prepared.config.base, tokenizer=prepared.config.tokenizer)
+    model.requires_grad_(False).eval()
+    return FlowPolicy(model, prompts, prepared.spec, pick_device(prepared.config.device))
+
+
+def _held_out(prepared: Plan, dataset: Dataset, policy: FlowPolicy) -> Any:
+    valid = dataset.split("valid")
     if not valid:
         return None
     windows = Windows(valid, prepared.spec.cameras, prepared.spec.chunk_size)

@@ -10,11 +10,13 @@ from vla_cli.adapter import PolicySpec, load_spec
 from vla_cli.configs import SteerConfig
 from vla_cli.dataset import load_dataset
 from vla_cli.errors import CheckFailed, ConfigError, InputError
-from vla_cli.files import building, check_output, digest, is_complete
+from vla_cli.files import building, check_output, digest, is_complete, read_json
+from vla_cli.guidance import Guidance, choose, describe
 from vla_cli.policies import POLICIES
 from vla_cli.policies.checkpoint import locate_base
 from vla_cli.policies.flow import is_small, pick_device, set_threads
 from vla_cli.progress import SILENT, Progress
+from vla_cli.provenance import FILE_NAME as RUN_FILE
 from vla_cli.provenance import RunRecord, describe_input
 from vla_cli.report import BASE, Report, load_report, save_report, table, transposed
 from vla_cli.report_html import render_html
@@ -37,6 +39,7 @@ def plan(config: SteerConfig) -> dict[str, Any]:
         "world": world.label if world is not None else None,
         "policies": [BASE, *specs],
         "episodes": config.episodes,
+        "guidance": _described_guidance(config, specs, world),
         "conditions": [c for c, why in world.conditions().items() if why is None] if world is not None else [],
     }
 
@@ -51,6 +54,7 @@ def run(config: SteerConfig, progress: Progress = SILENT) -> dict[str, Any]:
     """
     check_output(config.out, overwrite=config.overwrite, resume=config.resume)
     specs = _specs(config)
+    _guidance(config, specs)  # an impossible one is refused before anything is loaded
     base = config.base or _common_base(config, specs)
     request = {
         **config.request(),
@@ -129,7 +133,7 @@ def _evaluate(
             episodes=config.episodes,
             seed=config.seed,
             conditions=config.conditions,
-            guidance_weight=config.guidance_weight,
+            guidance=_guidance(config, specs),
             films=config.rollouts,
             workers=_workers(config, unadapted.model),
             progress=progress,
@@ -139,12 +143,25 @@ def _evaluate(
                 f"--dataset was not used: the policies acted in {world.label} (--world none measures on the dataset)."
             )
     else:
-        findings = _open_loop(config, policies, progress)
+        findings = _open_loop(config, specs, policies, progress)
+    findings.warnings.extend(_adapters_warnings(config, specs))
     report = _report(config, world, specs, request, findings)
     save_report(partial, report, findings.rollouts, render_html(report, findings.films))
     record = RunRecord(STAGE, request, warnings=list(findings.warnings))
     record.counts = {"policies": len(policies), "rows": len(findings.rows), "episodes": len(findings.rollouts)}
     record.save(partial)
+
+
+def _adapters_warnings(config: SteerConfig, specs: dict[str, PolicySpec]) -> list[str]:
+    """What the training runs warned of, and policies that are the base under another name; each with its policy."""
+    found = []
+    for (name, spec), path in zip(specs.items(), config.adapters, strict=True):
+        record = path / RUN_FILE
+        said = read_json(record).get("warnings", []) if record.is_file() else []
+        if spec.kind == "frozen" and not spec.calibration.get("parts"):
+            said = [*said, "It holds no weights and no calibration: its rows are the base's own."]
+        found += [f"{name}: {warning}" for warning in said]
+    return found
 
 
 def _workers(config: SteerConfig, model: Any) -> int:
@@ -164,15 +181,32 @@ def _load_base_policy(base: str, spec: PolicySpec, config: SteerConfig) -> Any:
     return load(base, device=config.device, spec=None if same_robot else spec)
 
 
-def _open_loop(config: SteerConfig, policies: dict[str, Actor], progress: Progress) -> Findings:
+def _guidance(config: SteerConfig, specs: dict[str, PolicySpec]) -> dict[str, Guidance | None]:
+    """Adapted policy to its guidance; None is plain prompting, and the base is not in it."""
+    return {
+        name: choose(spec.guidance, spec.instructions, kind=config.guidance, weight=config.guidance_weight)
+        for name, spec in specs.items()
+    }
+
+
+def _described_guidance(config: SteerConfig, specs: dict[str, PolicySpec], world: Any) -> dict[str, Any]:
+    """Policy name to kind and weight of its guidance, as JSON values; without a world all are prompted plainly."""
+    found = _guidance(config, specs) if world is not None else {}
+    return {name: describe(found.get(name)) for name in (BASE, *specs)}
+
+
+def _open_loop(
+    config: SteerConfig, specs: dict[str, PolicySpec], policies: dict[str, Actor], progress: Progress
+) -> Findings:
     if config.dataset is None:
         raise ConfigError(
             "There is no world to act in (the demonstrations name none) and no dataset to compare with",
             expected="one of them",
             hint="--dataset DATASET for the open-loop report, or --world tabletop:V",
         )
-    if config.guidance_weight != 1.0:
-        raise ConfigError("Guidance has no meaning for the open-loop report", hint="--guidance-weight 1")
+    guided = [name for name, found in _guidance(config, specs).items() if found is not None]
+    if guided and (config.guidance != "default" or config.guidance_weight is not None):
+        raise ConfigError("Guidance has no meaning for the open-loop report", hint="--guidance none")
     dataset = load_dataset(config.dataset)
     for name, policy in policies.items():
         if policy.spec.action_names != dataset.action_names or policy.spec.cameras != dataset.cameras:
@@ -182,7 +216,12 @@ def _open_loop(config: SteerConfig, policies: dict[str, Actor], progress: Progre
                 expected=f"{policy.spec.action_names[:3]}... ({len(policy.spec.action_names)}), {policy.spec.cameras}",
                 hint="the dataset it was fine-tuned on",
             )
-    return SUITES.get("open-loop")(policies, dataset, seed=config.seed, episodes=config.episodes, progress=progress)
+    findings = SUITES.get("open-loop")(policies, dataset, seed=config.seed, episodes=config.episodes, progress=progress)
+    if guided:
+        findings.warnings.append(
+            f"Guidance is the default of {', '.join(guided)}; the open-loop figures are of plain prompting."
+        )
+    return findings
 
 
 def _report(
@@ -196,7 +235,9 @@ def _report(
         "trained_instructions": list(dict.fromkeys(text for spec in specs.values() for text in spec.instructions)),
         "episodes": config.episodes,
         "seed": config.seed,
-        "guidance_weight": config.guidance_weight,
+        "guidance": _described_guidance(config, specs, world),
+        "weights": {name: spec.kind for name, spec in specs.items()},
+        "calibration": {name: spec.calibration.get("parts", []) for name, spec in specs.items()},
     }
     return Report(
         kind="closed-loop" if world is not None else "open-loop",
@@ -233,5 +274,5 @@ def _check(report: Report, fail_under: float) -> None:
             raise CheckFailed(
                 f"Policy '{name}' succeeds in {pooled.text} of novel instructions",
                 expected=f"at least {fail_under:.0%} (--fail-under)",
-                hint="--recipe rehearse, or --guidance-weight 1.5",
+                hint="vla finetune --recipe steerable, or --guidance contrast",
             )

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from vla_cli.adapter import PolicySpec
-from vla_cli.guidance import Contrast
+from vla_cli.guidance import Guidance
 from vla_cli.lookup import Table
 from vla_cli.report import Condition, Film, Rollout, Row
 
@@ -32,7 +32,7 @@ class Actor(Protocol):
         noise: np.ndarray,
         *,
         steps: int | None = None,
-        contrast: Contrast | None = None,
+        guidance: Guidance | None = None,
     ) -> np.ndarray:
         """Action chunks [B, T, A] in raw units; see `FlowPolicy.act`."""
         ...

@@ -13,7 +13,7 @@ from zlib import crc32
 import numpy as np
 
 from vla_cli.errors import ConfigError, InputError
-from vla_cli.guidance import Contrast
+from vla_cli.guidance import Guidance
 from vla_cli.progress import SILENT, Progress
 from vla_cli.report import DO_NOTHING, Condition, Film, Rollout, Row, count_row
 from vla_cli.suites import Actor, Findings
@@ -30,7 +30,7 @@ def run(
     episodes: int,
     seed: int,
     conditions: Sequence[str] = (),
-    guidance_weight: float = 1.0,
+    guidance: Mapping[str, Guidance | None] | None = None,
     films: int = 2,
     workers: int = 1,
     progress: Progress = SILENT,
@@ -43,7 +43,7 @@ def run(
         episodes: a condition.
         seed: of scenes, pixel noise and flow noise; shared by all policies.
         conditions: which; empty for all that the world can ask.
-        guidance_weight: contrastive prompt guidance for adapted policies; 1 is plain prompting.
+        guidance: policy name to its guidance; those that are not named (the base) are prompted plainly.
         films: episodes a condition kept as pictures.
         workers: how many runs (a policy under a condition) go on at once; it changes nothing but the time.
         progress: told after every condition.
@@ -66,7 +66,7 @@ def run(
 
     def one(run: tuple[str, Actor, str, list[Case]]) -> tuple[list[Rollout], list[Film]]:
         name, policy, condition, cases = run
-        return _run_condition(name, policy, world, condition, cases, seed, _contrast(policy, guidance_weight), films)
+        return _run_condition(name, policy, world, condition, cases, seed, (guidance or {}).get(name), films)
 
     # torch and NumPy let go of the interpreter lock while they compute; results come back in order
     with ThreadPoolExecutor(max_workers=workers) as pool:
@@ -103,11 +103,17 @@ def _asked(world: World, conditions: Sequence[str], findings: Findings) -> list[
     return [c for c in wanted if possible[c] is None]
 
 
-def _contrast(policy: Actor, weight: float) -> Contrast | None:
-    """Guidance against the instruction a policy was fine-tuned on; a base has none to contrast with."""
-    if weight == 1.0 or not policy.spec.instructions:
-        return None
-    return Contrast(policy.spec.instructions[0], weight)
+def _guided(policy: Actor, guidance: Guidance | None, instruction: str) -> bool:
+    """Whether an instruction is guided.
+
+    An instruction cannot be contrasted with itself, nor with another wording of itself that was trained too: those are
+    prompted plainly. Guidance away from the empty prompt only covers the trained instruction as well.
+    """
+    if guidance is None or not guidance.covers(instruction):
+        return False
+    trained = {tuple(text.split()) for text in policy.spec.instructions}
+    against_trained = any(tuple(negative.split()) in trained for negative in guidance.negatives)
+    return not (against_trained and tuple(instruction.split()) in trained)
 
 
 def _run_condition(
@@ -117,7 +123,7 @@ def _run_condition(
     condition: str,
     cases: Sequence[Case],
     seed: int,
-    contrast: Contrast | None,
+    guidance: Guidance | None,
     films: int,
 ) -> tuple[list[Rollout], list[Film]]:
     """One policy under one condition: its rollouts, and the first few episodes as pictures."""
@@ -129,7 +135,7 @@ def _run_condition(
     ended = np.zeros(len(cases), bool)
     while not ended.all():
         noise = rng.standard_normal(policy.noise_shape(len(cases)), np.float32)
-        chunk = _act(policy, observation, cases, noise, contrast, np.flatnonzero(~ended), still=condition == DO_NOTHING)
+        chunk = _act(policy, observation, cases, noise, guidance, np.flatnonzero(~ended), still=condition == DO_NOTHING)
         observation, _, terminated, truncated, _ = environment.step_chunk(chunk[:, : policy.spec.execute_steps])
         ended = terminated | truncated
         frames.append(observation["image"][:films].copy())
@@ -145,7 +151,7 @@ def _act(
     observation: Mapping[str, np.ndarray],
     cases: Sequence[Case],
     noise: np.ndarray,
-    contrast: Contrast | None,
+    guidance: Guidance | None,
     running: np.ndarray,
     *,
     still: bool,
@@ -154,13 +160,12 @@ def _act(
     chunk = np.zeros((len(cases), noise.shape[1], len(policy.spec.action_names)), np.float32)
     if still:
         return chunk
-    same = np.array([contrast is not None and c.instruction.split() == contrast.negative.split() for c in cases])
-    # an instruction cannot be contrasted with itself: those episodes are prompted plainly
-    for which, guidance in ((running[same[running]], None), (running[~same[running]], contrast)):
+    guided = np.array([_guided(policy, guidance, case.instruction) for case in cases])
+    for which, how in ((running[~guided[running]], None), (running[guided[running]], guidance)):
         if len(which):
             words = [cases[i].instruction for i in which]
             images, state = observation["image"][which, None], observation["state"][which]
-            chunk[which] = policy.act(images, state, words, noise[which], contrast=guidance)
+            chunk[which] = policy.act(images, state, words, noise[which], guidance=how)
     return chunk
 
 

@@ -6,6 +6,16 @@
 
 `info` keeps apart what the policy did: `approached` first, `grasped` first, `released_on`, `success`, `grounded`, so
 that success, grounding and locked behaviour are separate facts. An environment that has ended keeps its last state.
+
+One control step, in this order:
+
+    1. the gripper moves; the displacement is what is left of it after gain and the table's edge
+    2. a held object slips if that displacement is above the carry limit: it lies where it was, no longer held
+    3. the fingers follow the command given `gripper_delay` steps ago: grasp, or let go. An object let go of lies where
+       it was before the step; above the release limit it tumbles on from there
+    4. an object still held goes to the gripper
+
+An object that slipped or tumbled was not put anywhere, even if it lies on a plate: it has to be grasped again.
 """
 
 from __future__ import annotations
@@ -20,7 +30,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from vla_cli.worlds.tabletop.expert import SPEED_LIMIT, STRAIGHT, Habit, expert_action
-from vla_cli.worlds.tabletop.render import SIZE, camera_of, object_codes, render, to_uint8
+from vla_cli.worlds.tabletop.render import SIZE, camera_of, falloff_of, grain_of, object_codes, render, to_uint8
 from vla_cli.worlds.tabletop.scene import Scene, Task
 from vla_cli.worlds.tabletop.shifts import Domain
 
@@ -30,6 +40,8 @@ EPISODE_STEPS = 48
 CONTROL_RATE_HZ = 10.0
 HOLD_STEPS = 6
 """A "pick" succeeds when the named object has been held this many steps in a row."""
+TUMBLE = 0.15
+"""Metres that an object let go of too fast goes on."""
 SLOW = 0.5
 """Share of the speed limit under which a gripper over an object counts as having approached it, not passed it."""
 
@@ -68,6 +80,7 @@ class TabletopVectorEnv(VectorEnv):
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._noise_seed = seed
         self.camera = camera_of(domain)
+        self.grain, self.shade = grain_of(domain), falloff_of(domain)
         self._begin()
 
     def reset(
@@ -92,6 +105,8 @@ class TabletopVectorEnv(VectorEnv):
         self.plate = np.array([task.plate_index for task in tasks])
         self.is_put = np.array([task.verb == "put" for task in tasks])
         self.gripper_closed = np.zeros(batch, bool)
+        # gripper commands on their way to the fingers, oldest first
+        self._commands = np.zeros((batch, self.domain.gripper_delay), bool)
         self.held = np.full(batch, -1)
         self.held_steps = np.zeros(batch, int)
         self.approached = np.full(batch, -1)
@@ -133,9 +148,11 @@ class TabletopVectorEnv(VectorEnv):
         """One control step without looking: `actions` [B, 3]."""
         actions = np.clip(np.nan_to_num(np.asarray(actions, np.float64)), -1.0, 1.0)
         running = ~self.ended
+        before = self.gripper_xy
         move = actions[:, :2] * SPEED_LIMIT * np.array(self.domain.gain)
-        self.gripper_xy = np.where(running[:, None], np.clip(self.gripper_xy + move, 0.0, 1.0), self.gripper_xy)
-        self._grip(actions[:, 2] > 0, running)
+        self.gripper_xy = np.where(running[:, None], np.clip(before + move, 0.0, 1.0), before)
+        self._slip(self.gripper_xy - before)
+        self._grip(self._delayed(actions[:, 2] > 0, running), running, self.gripper_xy - before)
         carried = np.flatnonzero(self.held >= 0)
         self.object_xy[carried, self.held[carried]] = self.gripper_xy[carried]
         self._note_approach(np.abs(actions[:, :2]).max(axis=1), running)
@@ -168,12 +185,28 @@ class TabletopVectorEnv(VectorEnv):
             target_xy=self.object_xy[everyone, self.target],
             plate_xy=self.plate_xy[everyone, self.plate],
             is_put=self.is_put,
-            done=self._placed() & (self.held < 0) & self.is_put,
+            done=self._put(),
             gain=np.array(self.domain.gain),
+            waiting=(self._commands != self.gripper_closed[:, None]).any(axis=1),
+            commanded=self._commands[:, -1] if self.domain.gripper_delay else self.gripper_closed,
+            carry_limit=self.domain.carry_limit,
+            release_limit=self.domain.release_limit,
             habit=habit,
         )
 
-    def _grip(self, close: np.ndarray, running: np.ndarray) -> None:
+    def _delayed(self, close: np.ndarray, running: np.ndarray) -> np.ndarray:
+        """The commands [B] that reach the fingers now, while those given now join the queue."""
+        queue = np.concatenate([self._commands, close[:, None]], axis=1)
+        self._commands = np.where(running[:, None], queue[:, 1:], self._commands)
+        return queue[:, 0]
+
+    def _slip(self, displacement: np.ndarray) -> None:
+        """Held objects slip out of hands that go too fast; `displacement` [B, 2] of this step, in metres."""
+        slips = (self.held >= 0) & _faster(displacement, self.domain.carry_limit)
+        self.held = np.where(slips, -1, self.held)
+        self.released = np.where(slips, -1, self.released)
+
+    def _grip(self, close: np.ndarray, running: np.ndarray, displacement: np.ndarray) -> None:
         closing, opening = running & close & ~self.gripper_closed, running & ~close & self.gripper_closed
         distance = np.linalg.norm(self.object_xy - self.gripper_xy[:, None], axis=2)
         nearest = distance.argmin(axis=1)
@@ -183,10 +216,18 @@ class TabletopVectorEnv(VectorEnv):
         dropped = opening & (self.held >= 0)
         to_plate = np.linalg.norm(self.plate_xy - self.gripper_xy[:, None], axis=2)
         on = np.where(to_plate.min(axis=1) < ZONE_RADIUS, to_plate.argmin(axis=1), -1)
-        self.released = np.where(dropped, self.held, self.released)
-        self.released_on = np.where(dropped, on, self.released_on)
+        tumbles = dropped & _faster(displacement, self.domain.release_limit)
+        self._tumble(np.flatnonzero(tumbles), displacement)
+        self.released = np.where(dropped, np.where(tumbles, -1, self.held), self.released)
+        self.released_on = np.where(dropped, np.where(tumbles, -1, on), self.released_on)
         self.held = np.where(dropped, -1, self.held)
         self.gripper_closed = np.where(running, close, self.gripper_closed)
+
+    def _tumble(self, which: np.ndarray, displacement: np.ndarray) -> None:
+        """On the tables `which` [N], the held object goes on in the direction of `displacement` [B, 2]."""
+        way = displacement[which] / np.linalg.norm(displacement[which], axis=1, keepdims=True)
+        thing = which, self.held[which]
+        self.object_xy[thing] = np.clip(self.object_xy[thing] + TUMBLE * way, 0.0, 1.0)
 
     def _note_approach(self, speed: np.ndarray, running: np.ndarray) -> None:
         """Passing over an object is no approach: the gripper must slow down or close above it."""
@@ -200,10 +241,14 @@ class TabletopVectorEnv(VectorEnv):
         gap = self.object_xy[everyone, self.target] - self.plate_xy[everyone, self.plate]
         return np.linalg.norm(gap, axis=1) < ZONE_RADIUS
 
+    def _put(self) -> np.ndarray:
+        """[B] bool: the object was let go of where it was asked for, and lies there."""
+        return self.is_put & (self.released == self.target) & (self.held < 0) & self._placed()
+
     def _judge(self, running: np.ndarray) -> None:
         right = self.held == self.target
         self.held_steps = np.where(running & right, self.held_steps + 1, np.where(running, 0, self.held_steps))
-        put = self.is_put & (self.released == self.target) & (self.held < 0) & self._placed()
+        put = self._put()
         pick = ~self.is_put & (self.held_steps >= HOLD_STEPS)
         self.success |= running & (put | pick)
 
@@ -248,6 +293,8 @@ class TabletopVectorEnv(VectorEnv):
             gripper_xy=self.gripper_xy[which],
             closed=self.gripper_closed[which],
             held=self.held[which],
+            grain=self.grain,
+            shade=self.shade,
         )
         noise = np.stack([self._noise[i].standard_normal((SIZE, SIZE, 3), np.float32) for i in which])
         return to_uint8(image, domain.noise * noise)
@@ -258,3 +305,9 @@ class TabletopVectorEnv(VectorEnv):
         return np.concatenate(
             [self.gripper_xy, closed[:, None], (self.held >= 0).astype(np.float64)[:, None]], axis=1
         ).astype(np.float32)
+
+
+def _faster(displacement: np.ndarray, limit: float) -> np.ndarray:
+    """[B] bool: whether a step [B, 2] in metres is above `limit`, a share of the speed limit, on either axis."""
+    # a step at exactly the limit must not spill for the last bit of its floating-point number
+    return np.abs(displacement).max(axis=1) > limit * SPEED_LIMIT + 1e-9

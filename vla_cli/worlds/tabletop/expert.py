@@ -1,7 +1,7 @@
 """The scripted expert: goes to the object, closes, carries it to the plate, opens.
 
-It knows the true positions and the action gain, so it succeeds in every domain. Two habits make operators differ:
-speed, and whether the approach is straight or along one axis first.
+It knows the true positions, the action gain, the fingers' delay and what spills, so it succeeds in every domain. Two
+habits make operators differ: speed, and whether the approach is straight or along one axis first.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ SPEED_LIMIT = 0.07
 """Largest displacement in metres a step along one axis, at gain 1."""
 CLOSE_WITHIN = 0.018
 OPEN_WITHIN = 0.035
+CARRY_SHARE = 0.8
+"""Share of a domain's carry limit at which the expert carries."""
 
 
 @dataclass(frozen=True)
@@ -43,16 +45,25 @@ def expert_action(
     is_put: np.ndarray,
     done: np.ndarray,
     gain: np.ndarray,
+    waiting: np.ndarray,
+    commanded: np.ndarray,
+    carry_limit: float = 1.0,
+    release_limit: float = 1.0,
     habit: Habit = STRAIGHT,
 ) -> np.ndarray:
     """The expert's command for a batch of states.
 
     Args:
         gripper_xy, target_xy, plate_xy: [B, 2]; `plate_xy` is ignored where `is_put` is false.
-        holding_target, holding_any, closed: [B] bool.
+        holding_target, holding_any, closed: [B] bool; `closed` is where the fingers are.
         is_put: [B] bool.
         done: [B] bool, the object is where it was asked for: stay, open.
         gain: [2] or [B, 2] action gain of the domain.
+        waiting: [B] bool, the fingers have not yet followed the commands given: stay, and keep to the last one.
+        commanded: [B] bool, the last gripper command given was to close.
+        carry_limit, release_limit: of the domain; 1 for none. With a carry limit the expert carries straight and
+            at most at `CARRY_SHARE` of it, whatever its habit; with a release limit it stands still in the step in
+            which it opens.
         habit: how this operator moves.
 
     Returns:
@@ -68,11 +79,22 @@ def expert_action(
     if habit.axis_first:
         axis = "xy".index(habit.axis_first)
         first = np.abs(offset[:, axis]) > 0.03
+        if carry_limit < 1.0:
+            # nobody makes a detour with a full cup; and at that speed the time would not last
+            first &= ~holding_any
         offset[first, 1 - axis] = 0.0
     command = offset / (SPEED_LIMIT * gain)
     command /= np.maximum(np.abs(command).max(axis=1, keepdims=True) / habit.speed, 1.0)
+    if carry_limit < 1.0:
+        displacement = np.abs(command * gain).max(axis=1, keepdims=True)
+        slowed = command / np.maximum(displacement / (CARRY_SHARE * carry_limit), 1.0)
+        command = np.where(holding_any[:, None], slowed, command)
+    arrived = carrying & (distance < OPEN_WITHIN)
     # a gripper that closed on nothing has to open before it can grasp
-    close = np.where(holding_target, ~(carrying & (distance < OPEN_WITHIN)), (distance < CLOSE_WITHIN) & ~closed)
+    close = np.where(holding_target, ~arrived, (distance < CLOSE_WITHIN) & ~closed)
     close &= ~wrong & ~done
-    command[wrong] = 0.0
+    close = np.where(waiting, commanded, close)
+    command[wrong | waiting] = 0.0
+    if release_limit < 1.0:
+        command[arrived] = 0.0
     return np.concatenate([command, np.where(close, 1.0, -1.0)[:, None]], axis=1)

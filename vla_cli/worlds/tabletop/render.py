@@ -11,6 +11,7 @@ import numpy as np
 
 from vla_cli.worlds.tabletop.scene import COLOURS, SHAPES
 from vla_cli.worlds.tabletop.shifts import Domain
+from vla_cli.worlds.tabletop.surface import falloff, wood_grain
 
 SIZE = 60
 OBJECT_RADIUS = 0.062
@@ -58,10 +59,32 @@ class Camera:
         turned = np.einsum("bij,bnj->bni", np.broadcast_to(self.turn, (len(xy), 2, 2)), flipped)
         return SIZE * (0.5 + self.zoom[:, None, None] * turned) + self.offset[:, None, :]
 
+    def unproject(self, pixels: np.ndarray) -> np.ndarray:
+        """Pixels [B, N, 2] as (column, row) to table points [B, N, 2]: the inverse of `project`."""
+        turned = ((pixels - self.offset[:, None, :]) / SIZE - 0.5) / self.zoom[:, None, None]
+        flipped = np.einsum("bji,bnj->bni", np.broadcast_to(self.turn, (len(turned), 2, 2)), turned) + 0.5
+        return np.stack([flipped[..., 0], 1.0 - flipped[..., 1]], -1)
+
 
 def camera_of(domain: Domain) -> Camera:
     """The camera of a domain."""
     return Camera(domain.rotation, domain.zoom, np.array(domain.offset))
+
+
+def grain_of(domain: Domain) -> np.ndarray | None:
+    """A domain's wood grain as its camera sees it: factors [1, 60, 60, 3] float32 at the pixels' centres, or None."""
+    if not domain.texture:
+        return None
+    row, column = np.mgrid[:SIZE, :SIZE] + 0.5
+    xy = camera_of(domain).unproject(np.stack([column, row], -1).reshape(1, -1, 2))
+    return wood_grain(xy, domain.texture).reshape(1, SIZE, SIZE, 3).astype(np.float32)
+
+
+def falloff_of(domain: Domain) -> np.ndarray | None:
+    """A domain's falling light: factors [1, 60, 60, 1] float32, or None."""
+    if not domain.gradient:
+        return None
+    return falloff(SIZE, domain.gradient).reshape(1, SIZE, SIZE, 1).astype(np.float32)
 
 
 def _disc(dx: np.ndarray, dy: np.ndarray, radius: np.ndarray) -> np.ndarray:
@@ -126,6 +149,8 @@ def render(
     gripper_xy: np.ndarray,
     closed: np.ndarray,
     held: np.ndarray,
+    grain: np.ndarray | None = None,
+    shade: np.ndarray | None = None,
 ) -> np.ndarray:
     """Render a batch of tables without noise.
 
@@ -137,12 +162,17 @@ def render(
         gripper_xy: [B, 2] table coordinates.
         closed: [B] bool.
         held: [B] index of the held object, or -1; a held object is drawn above the others.
+        grain: factors on the bare table [B or 1, 60, 60, 3]; see `grain_of`.
+        shade: factors on everything [B or 1, 60, 60, 1], after `light`; see `falloff_of`.
 
     Returns:
         [B, 60, 60, 3] float32 in [0, 1].
     """
     batch = len(gripper_xy)
     canvas = _Canvas(batch, background.astype(np.float32), camera)
+    if grain is not None:
+        # before anything is put on it: only the bare table has grain
+        canvas.pixels[:, _MARGIN:-_MARGIN, _MARGIN:-_MARGIN] *= grain
     plates = camera.project(plate_xy)
     for i in range(plate_xy.shape[1]):
         pixels, dx, dy = canvas.window(plates[:, i], 8)
@@ -165,6 +195,8 @@ def render(
         canvas.blend(pixels, distance, _COLOUR_TABLE[colour_codes[everyone, which]])
     _stamp_gripper(canvas, camera.project(gripper_xy[:, None, :])[:, 0], closed)
     image = canvas.pixels[:, _MARGIN:-_MARGIN, _MARGIN:-_MARGIN] * light.astype(np.float32).reshape(-1, 1, 1, 3)
+    if shade is not None:
+        image *= shade
     return np.clip(image, 0.0, 1.0)
 
 

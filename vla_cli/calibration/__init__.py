@@ -1,0 +1,462 @@
+"""Calibrate before you fine-tune: bring the deployment to the base policy, instead of the weights to the deployment.
+
+A camera that hangs elsewhere, another light, another table, an arm that answers more weakly or later, a task that must
+be done more gently: weights can learn all that from demonstrations of one instruction, and go deaf while they do. A few
+explicit transforms do it without touching a weight:
+
+    look      table, lighting and colours          calibration.look
+    camera    where the robot appears              calibration.camera
+    action    displacement per command             calibration.action
+    delay     how late the gripper follows         calibration.action
+    timing    how fast a planned path is followed  calibration.timing
+
+Each is fitted to demonstrations against a few facts about the base's own domain (`domain.json` beside the base, or
+measured from base-domain data), applied at the policy's inputs and outputs, written to `policy.json` in numbers that a
+person can read, and left out, with its reason, where the demonstrations do not determine it. Nothing here knows a
+simulator.
+
+The transforms hold for the deployment they were fitted in. A picture whose median colour is nearer to the base's own
+domain is left alone, so that the same policy still serves there; where the two cannot be told apart, they stay on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vla_cli.calibration.action import (
+    ActionFacts,
+    fit_delay,
+    fit_gain,
+    from_base,
+    measure_actions,
+    to_base,
+    wait_for_gripper,
+)
+from vla_cli.calibration.camera import CameraMap, fit_camera, warp
+from vla_cli.calibration.look import Look, LookTransform, fit_look, measure_look, median_colour
+from vla_cli.calibration.robust import NotIdentified
+from vla_cli.calibration.timing import Speeds, Timing, fit_timing, measure_speeds, middles, retime
+from vla_cli.dataset import Demonstration
+from vla_cli.errors import InputError
+from vla_cli.files import read_json, write_json
+
+FILE_NAME = "domain.json"
+FOLDER = "calibration"
+PARTS = ("look", "camera", "action", "delay", "timing")
+TOLD_APART = 0.08
+"""Log distance of the domains' median colours below which they cannot be told apart by a picture."""
+NEARLY_ONE = 0.02
+"""Gains and maps that differ by less than this from the base's are the base's."""
+
+
+@dataclass(frozen=True)
+class DomainFacts:
+    """What calibration needs to know about the base's own domain: a few numbers, shipped beside the base.
+
+    Attributes:
+        looks: one a camera, in the policy's order; None where it could not be measured.
+        cameras: maps, likewise.
+        medians: [3] median colour of each camera's pictures.
+        actions: how the robot answers to commands, or None.
+        speeds: how fast it moves, or None.
+        unknown: what could not be measured, and why.
+    """
+
+    looks: list[Look | None]
+    cameras: list[CameraMap | None]
+    medians: list[np.ndarray]
+    actions: ActionFacts | None
+    speeds: Speeds | None
+    unknown: dict[str, str] = field(default_factory=dict)
+
+    def document(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "looks": [look.document() if look else None for look in self.looks],
+            "cameras": [camera.document() if camera else None for camera in self.cameras],
+            "medians": [median.round(2).tolist() for median in self.medians],
+            "actions": self.actions.document() if self.actions else None,
+            "speeds": self.speeds.document() if self.speeds else None,
+            "unknown": self.unknown,
+        }
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any]) -> DomainFacts:
+        """Inverse of `document`."""
+        return cls(
+            looks=[Look.from_document(d) if d else None for d in document["looks"]],
+            cameras=[CameraMap.from_document(d) if d else None for d in document["cameras"]],
+            medians=[np.array(m, float) for m in document["medians"]],
+            actions=ActionFacts.from_document(document["actions"]) if document["actions"] else None,
+            speeds=Speeds(**document["speeds"]) if document["speeds"] else None,
+            unknown=document["unknown"],
+        )
+
+
+def measure_domain(demonstrations: Sequence[Demonstration], cameras: Sequence[str]) -> DomainFacts:
+    """Measure the facts of a base's own domain from base-domain episodes over many tasks.
+
+    Args:
+        demonstrations: episodes of the base's own domain.
+        cameras: in the policy's order.
+    """
+    unknown: dict[str, str] = {}
+    actions = _tried("action", unknown, lambda: measure_actions(demonstrations))
+    looks: list[Look | None] = []
+    maps: list[CameraMap | None] = []
+    for camera in cameras:
+        videos = [d.images[camera] for d in demonstrations]
+        looks.append(_tried(f"look of {camera}", unknown, lambda videos=videos: measure_look(videos)))
+        maps.append(
+            _tried(f"camera {camera}", unknown, lambda c=camera: fit_camera(demonstrations, c, actions.positions))
+            if actions
+            else None
+        )
+    medians = [median_colour(np.concatenate([d.images[c][::5] for d in demonstrations])) for c in cameras]
+    speeds = _tried("timing", unknown, lambda: measure_speeds(demonstrations, actions)) if actions else None
+    return DomainFacts(looks, maps, medians, actions, speeds, unknown)
+
+
+def save_domain(facts: DomainFacts, directory: Path) -> None:
+    """Write `domain.json` into a base's directory."""
+    write_json(directory / FILE_NAME, facts.document())
+
+
+def load_domain(directory: Path) -> DomainFacts | None:
+    """Read a base's `domain.json`; None where there is none.
+
+    Raises:
+        InputError: it is malformed.
+    """
+    path = directory / FILE_NAME
+    if not path.is_file():
+        return None
+    try:
+        return DomainFacts.from_document(read_json(path))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is malformed ({error!r})", hint="measure it again from base-domain data") from None
+
+
+def _tried(what: str, reasons: dict[str, str], measure: Callable[[], Any]) -> Any:
+    """What `measure` returns, or None with its reason noted."""
+    try:
+        return measure()
+    except NotIdentified as refused:
+        reasons[what] = str(refused)
+        return None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The transforms of one deployment; see the module's docstring.
+
+    Attributes:
+        cameras: names, in the policy's order.
+        image_size: (height, width) of the pictures it was fitted to.
+        looks: a transform a camera, None where the look is left alone.
+        warps: (base's map, this deployment's map) a camera, None where the picture is not redrawn.
+        actions: the base's answers to commands; None when no command is changed.
+        ratio: [K, K] this robot's commands times this are the base's; None where commands are left alone.
+        limit: [K] largest command seen here.
+        delay: further control steps that the gripper needs.
+        timing: speeds at which planned paths are followed.
+        middle: half-way value of the gripper's state and of its command.
+        base_medians, medians: [3] a camera, by which the domains are told apart.
+        skipped: part to the reason why it was left out.
+    """
+
+    cameras: list[str]
+    image_size: tuple[int, int]
+    looks: list[LookTransform | None]
+    warps: list[tuple[CameraMap, CameraMap] | None]
+    actions: ActionFacts | None
+    ratio: np.ndarray | None
+    limit: np.ndarray | None
+    delay: int
+    timing: Timing
+    middle: tuple[float, float]
+    base_medians: list[np.ndarray]
+    medians: list[np.ndarray]
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def parts(self) -> list[str]:
+        """The parts that change something."""
+        on = {
+            "look": any(look is not None for look in self.looks),
+            "camera": any(w is not None for w in self.warps),
+            "action": self.ratio is not None,
+            "delay": self.delay > 0,
+            "timing": not self.timing.is_identity,
+        }
+        return [part for part in PARTS if on[part]]
+
+    @property
+    def told_apart(self) -> bool:
+        """Whether a picture says which domain it is from."""
+        return max(_log_distance(a, b) for a, b in zip(self.base_medians, self.medians, strict=True)) > TOLD_APART
+
+    def is_here(self, images: np.ndarray) -> np.ndarray:
+        """[B] bool: which observations [B, C, H, W, 3] are from this deployment, not from the base's own domain."""
+        if not self.told_apart:
+            return np.ones(len(images), bool)
+        seen = np.median(images.reshape(*images.shape[:2], -1, 3), axis=2)
+        to_base = sum(_log_distance(seen[:, c], m) for c, m in enumerate(self.base_medians))
+        to_here = sum(_log_distance(seen[:, c], m) for c, m in enumerate(self.medians))
+        return np.asarray(to_here <= to_base)
+
+    def closed(self, state: np.ndarray) -> np.ndarray:
+        """[B] bool: whether the gripper's state [B, S] says that it is closed; False where no gripper is known."""
+        if self.actions is None or self.actions.gripper_state < 0:
+            return np.zeros(len(state), bool)
+        return np.asarray(state[:, self.actions.gripper_state] > self.middle[0])
+
+    def observe(self, images: np.ndarray) -> np.ndarray:
+        """Images of this deployment [B, C, H, W, 3] uint8, as the base would see them; uint8 of the same shape."""
+        found = np.empty_like(images)
+        for c, (look, maps) in enumerate(zip(self.looks, self.warps, strict=True)):
+            pixels = look.apply(images[:, c]) if look is not None else images[:, c].astype(np.float32)
+            if maps is not None:
+                pixels = warp(pixels, *maps)
+            found[:, c] = np.clip(pixels + 0.5, 0, 255).astype(np.uint8)
+        return found
+
+    def command(self, actions: np.ndarray, state: np.ndarray) -> np.ndarray:
+        """The base's chunks [B, T, A] as commands for this robot.
+
+        Args:
+            actions: raw units, in the base's convention.
+            state: [B, S] raw units, now.
+        """
+        facts = self.actions
+        if facts is None:
+            return actions
+        closed = self.closed(state)
+        if not self.timing.is_identity:
+            actions = retime(
+                actions,
+                closed,
+                self.timing,
+                commands=facts.commands,
+                gripper=facts.gripper_command,
+                sign=facts.gripper_sign,
+                middle=self.middle[1],
+            )
+        if self.ratio is not None and self.limit is not None:
+            actions = from_base(actions, self.ratio, facts.commands, self.limit)
+        if self.delay > 0:
+            above = closed if facts.gripper_sign > 0 else ~closed
+            actions = wait_for_gripper(
+                actions, above, self.delay, facts.commands, facts.gripper_command, self.middle[1]
+            )
+        return actions
+
+    def demonstration(self, found: Demonstration) -> Demonstration:
+        """A demonstration as the base would have seen and commanded it."""
+        images = np.stack([found.images[c] for c in self.cameras], axis=1)
+        seen = self.observe(images)
+        actions = found.actions
+        if self.actions is not None and self.ratio is not None:
+            actions = to_base(actions, self.ratio, self.actions.commands)
+        if self.actions is not None and self.delay > 0:
+            # the base's gripper acts in the step of its command: name the command when it takes effect
+            late = np.maximum(np.arange(len(actions)) - self.delay, 0)
+            actions = actions.copy()
+            actions[:, self.actions.gripper_command] = found.actions[late, self.actions.gripper_command]
+        return replace(found, images={c: seen[:, i] for i, c in enumerate(self.cameras)}, actions=actions)
+
+    def document(self) -> dict[str, Any]:
+        """What `policy.json` says: every number but the pictures of the table, which lie beside it."""
+        facts = self.actions
+        return {
+            "parts": self.parts,
+            "skipped": self.skipped,
+            "cameras": self.cameras,
+            "image_size": list(self.image_size),
+            "looks": [look.document() if look else None for look in self.looks],
+            "warps": [[m.document() for m in maps] if maps else None for maps in self.warps],
+            "actions": facts.document() if facts else None,
+            "ratio": self.ratio.round(6).tolist() if self.ratio is not None else None,
+            "limit": self.limit.round(6).tolist() if self.limit is not None else None,
+            "delay": self.delay,
+            "timing": self.timing.document(),
+            "gripper_middle": list(self.middle),
+            "base_medians": [m.round(2).tolist() for m in self.base_medians],
+            "medians": [m.round(2).tolist() for m in self.medians],
+            "on": "pictures nearer to this deployment's median colour" if self.told_apart else "always",
+        }
+
+    def save(self, directory: Path) -> None:
+        """Write the pictures of the bare tables as `calibration/table_<camera>.png` (clear where never seen)."""
+        for camera, look in zip(self.cameras, self.looks, strict=True):
+            if look is not None and look.backdrop is not None:
+                folder = directory / FOLDER
+                folder.mkdir(exist_ok=True)
+                look.save_backdrop(folder / f"table_{camera}.png")
+
+    @classmethod
+    def load(cls, document: dict[str, Any], directory: Path) -> Calibration:
+        """Inverse of `document` and `save`.
+
+        Raises:
+            InputError: a number or a picture is missing or malformed.
+        """
+        try:
+            looks = [
+                LookTransform.load(look, directory / FOLDER / f"table_{camera}.png") if look else None
+                for camera, look in zip(document["cameras"], document["looks"], strict=True)
+            ]
+            warps = [tuple(map(CameraMap.from_document, w)) if w else None for w in document["warps"]]
+            return cls(
+                cameras=document["cameras"],
+                image_size=(int(document["image_size"][0]), int(document["image_size"][1])),
+                looks=looks,
+                warps=warps,  # type: ignore[arg-type]  # pairs, by construction
+                actions=ActionFacts.from_document(document["actions"]) if document["actions"] else None,
+                ratio=np.array(document["ratio"], float) if document["ratio"] is not None else None,
+                limit=np.array(document["limit"], float) if document["limit"] is not None else None,
+                delay=int(document["delay"]),
+                timing=Timing(**document["timing"]),
+                middle=(float(document["gripper_middle"][0]), float(document["gripper_middle"][1])),
+                base_medians=[np.array(m, float) for m in document["base_medians"]],
+                medians=[np.array(m, float) for m in document["medians"]],
+                skipped=document["skipped"],
+            )
+        except (KeyError, TypeError, ValueError, OSError, IndexError) as error:
+            raise InputError(
+                f"The calibration in {directory} is malformed ({error!r})", hint="vla finetune again"
+            ) from None
+
+
+def _log_distance(a: np.ndarray, b: np.ndarray) -> Any:
+    return np.abs(np.log(a + 4.0) - np.log(b + 4.0)).max(-1)
+
+
+def calibrate(
+    demonstrations: Sequence[Demonstration],
+    cameras: Sequence[str],
+    base: DomainFacts,
+    parts: Sequence[str] = PARTS,
+) -> Calibration:
+    """Fit the transforms of a deployment.
+
+    Args:
+        demonstrations: of the deployment, raw units.
+        cameras: in the policy's order.
+        base: facts of the base's own domain.
+        parts: which to fit; the others are left out.
+
+    Returns:
+        The calibration; what could not be identified is in `skipped` with its reason.
+    """
+    skipped = {part: "not asked for" for part in PARTS if part not in parts}
+    wanted = [part for part in PARTS if part in parts]
+    looks = _looks(demonstrations, cameras, base, skipped) if "look" in wanted else [None] * len(cameras)
+    warps = _warps(demonstrations, cameras, base, skipped) if "camera" in wanted else [None] * len(cameras)
+    size = demonstrations[0].images[cameras[0]].shape[1:3]
+    found = Calibration(
+        cameras=list(cameras),
+        image_size=(int(size[0]), int(size[1])),
+        looks=looks,
+        warps=warps,
+        actions=None,
+        ratio=None,
+        limit=None,
+        delay=0,
+        timing=Timing(),
+        middle=(0.0, 0.0),
+        base_medians=base.medians,
+        medians=[median_colour(np.concatenate([d.images[c][::5] for d in demonstrations])) for c in cameras],
+        skipped=skipped,
+    )
+    if base.actions is None:
+        reason = base.unknown.get("action", "the base's facts do not say how its robot answers to commands")
+        skipped.update({part: reason for part in ("action", "delay", "timing") if part in wanted})
+        return found
+    return _with_actions(found, demonstrations, base, base.actions, wanted, skipped)
+
+
+def _looks(
+    demonstrations: Sequence[Demonstration], cameras: Sequence[str], base: DomainFacts, skipped: dict[str, str]
+) -> list[LookTransform | None]:
+    found: list[LookTransform | None] = []
+    reasons: dict[str, str] = {}
+    for camera, look in zip(cameras, base.looks, strict=True):
+        if look is None:
+            reasons[camera] = f"{camera}: {base.unknown.get(f'look of {camera}', 'the base has no look for it')}"
+            found.append(None)
+            continue
+        videos = [d.images[camera] for d in demonstrations]
+        found.append(_tried(camera, reasons, lambda v=videos, b=look: fit_look(v, b)))
+    if reasons:
+        skipped["look"] = "; ".join(reasons.values())
+    return found
+
+
+def _warps(
+    demonstrations: Sequence[Demonstration], cameras: Sequence[str], base: DomainFacts, skipped: dict[str, str]
+) -> list[tuple[CameraMap, CameraMap] | None]:
+    found: list[tuple[CameraMap, CameraMap] | None] = []
+    reasons: dict[str, str] = {}
+    for camera, own in zip(cameras, base.cameras, strict=True):
+        if own is None or base.actions is None:
+            reasons[camera] = f"{camera}: the base's facts hold no map of it"
+            found.append(None)
+            continue
+        positions = base.actions.positions
+        here = _tried(camera, reasons, lambda c=camera, p=positions: fit_camera(demonstrations, c, p))
+        found.append((own, here) if here is not None else None)
+    if reasons:
+        skipped["camera"] = "; ".join(reasons.values())
+    return found
+
+
+def _with_actions(
+    calibration: Calibration,
+    demonstrations: Sequence[Demonstration],
+    base: DomainFacts,
+    facts: ActionFacts,
+    wanted: Sequence[str],
+    skipped: dict[str, str],
+) -> Calibration:
+    """Add what concerns commands. Timing is fitted to commands in the base's convention, so gain comes first."""
+    commands = np.concatenate([d.actions[:, list(facts.commands)] for d in demonstrations])
+    ratio = None
+    if "action" in wanted:
+        gain = _tried("action", skipped, lambda: fit_gain(demonstrations, facts.positions, facts.commands))
+        if gain is not None:
+            ratio = np.linalg.pinv(facts.gain) @ gain
+            if np.abs(ratio - np.eye(len(ratio))).max() < NEARLY_ONE:
+                ratio = None
+    delay = 0
+    if "delay" in wanted:
+        own = _tried("delay", skipped, lambda: fit_delay(demonstrations, facts))
+        delay = max(0, own - facts.delay) if own is not None else 0
+    middle = middles(demonstrations, facts) if facts.gripper_state >= 0 else (0.0, 0.0)
+    found = replace(
+        calibration,
+        actions=facts,
+        ratio=ratio,
+        limit=np.abs(commands).max(axis=0) if ratio is not None else None,
+        delay=delay,
+        middle=middle,
+    )
+    if "timing" not in wanted:
+        return found
+    if base.speeds is None:
+        skipped["timing"] = base.unknown.get("timing", "the base's facts hold no speeds")
+        return found
+    converted = [replace(d, actions=_in_base_convention(d.actions, found)) for d in demonstrations]
+    speeds = _tried("timing", skipped, lambda: measure_speeds(converted, facts))
+    return replace(found, timing=fit_timing(base.speeds, speeds)) if speeds is not None else found
+
+
+def _in_base_convention(actions: np.ndarray, calibration: Calibration) -> np.ndarray:
+    if calibration.ratio is None or calibration.actions is None:
+        return actions
+    return to_base(actions, calibration.ratio, calibration.actions.commands)

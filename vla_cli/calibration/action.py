@@ -1,0 +1,241 @@
+"""What a command does: displacement per command, and how late the gripper follows.
+
+    displacement_t = position_{t+1} - position_t = gain @ command_t          gain [P, K]
+    gripper state flips `delay` steps after the command did (0: within the same step)
+
+Assumptions, each checked: commands are displacements (or velocities), not target positions; they act within a step;
+the demonstrations command every direction; the gripper state is two-valued.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vla_cli.calibration.robust import NotIdentified, robust_fit
+from vla_cli.dataset import Demonstration
+
+LEAST_EXPLAINED = 0.8
+LARGEST_ERROR = 0.08
+"""Largest standard error of a gain, as a share of the largest gain."""
+LEAST_SPREAD = 0.05
+"""Spread of the commands along their least used direction, as a share of the largest command."""
+LONGEST_DELAY = 8
+
+
+@dataclass(frozen=True)
+class ActionFacts:
+    """How a robot answers to commands.
+
+    Attributes:
+        positions: state dimensions [P] that follow commands as displacements.
+        commands: action dimensions [K] that move them.
+        gain: [P, K] displacement in a step per unit of command.
+        limit: [K] largest command seen.
+        gripper_state, gripper_command: state and action dimension of the gripper, or -1 where none was found.
+        gripper_sign: 1 when the state rises with the command, else -1.
+        delay: control steps from the gripper's command to its state's flip, beyond the step itself.
+    """
+
+    positions: tuple[int, ...]
+    commands: tuple[int, ...]
+    gain: np.ndarray
+    limit: np.ndarray
+    gripper_state: int = -1
+    gripper_command: int = -1
+    gripper_sign: int = 1
+    delay: int = 0
+
+    def document(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "positions": list(self.positions),
+            "commands": list(self.commands),
+            "gain": self.gain.tolist(),
+            "limit": self.limit.tolist(),
+            "gripper_state": self.gripper_state,
+            "gripper_command": self.gripper_command,
+            "gripper_sign": self.gripper_sign,
+            "delay": self.delay,
+        }
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any]) -> ActionFacts:
+        """Inverse of `document`."""
+        return cls(
+            **{
+                **document,
+                "positions": tuple(document["positions"]),
+                "commands": tuple(document["commands"]),
+                "gain": np.array(document["gain"], float),
+                "limit": np.array(document["limit"], float),
+            }
+        )
+
+
+def measure_actions(demonstrations: Sequence[Demonstration]) -> ActionFacts:
+    """Find which commands move which positions, by how much, and the gripper's pair and delay.
+
+    Raises:
+        NotIdentified: no state dimension follows the commands as a displacement.
+    """
+    commands, moved = _displacements(demonstrations)
+    found = robust_fit(commands, moved)
+    positions = tuple(int(i) for i in np.flatnonzero((found.explained > LEAST_EXPLAINED) & (moved.std(0) > 1e-9)))
+    # a two-valued state that flips with a command is no position
+    states = np.concatenate([d.state for d in demonstrations])
+    positions = tuple(i for i in positions if len(np.unique(states[:, i])) > 8)
+    if not positions:
+        raise NotIdentified(
+            "no state dimension moves as the commands say (are the actions target positions?)",
+            "states that hold the position which the actions displace",
+        )
+    strength = np.abs(found.slope[:, positions]) * commands.std(0)[:, None]
+    moves = strength.max(axis=1) > 0.1 * strength.max()
+    chosen = tuple(int(i) for i in np.flatnonzero(moves))
+    gain = fit_gain(demonstrations, positions, chosen)
+    limit = np.abs(commands[:, chosen]).max(axis=0)
+    return ActionFacts(positions, chosen, gain, limit, *_gripper(demonstrations, positions, chosen))
+
+
+def fit_gain(demonstrations: Sequence[Demonstration], positions: Sequence[int], commands: Sequence[int]) -> np.ndarray:
+    """Displacement per command [P, K].
+
+    Raises:
+        NotIdentified: the commands do not explain the displacements, or not every direction was commanded.
+    """
+    x, y = _displacements(demonstrations)
+    x, y = x[:, list(commands)], y[:, list(positions)]
+    fit = robust_fit(x, y)
+    if min(fit.explained) < LEAST_EXPLAINED:
+        raise NotIdentified(
+            f"the commands explain only {min(fit.explained):.0%} of the displacements",
+            "states and actions of one clock, with commands that act within a step",
+        )
+    error = float(fit.slope_error.max() / np.abs(fit.slope).max())
+    spread = np.linalg.svd(x - x.mean(0), compute_uv=False) / np.sqrt(len(x))
+    if error > LARGEST_ERROR or spread[-1] < LEAST_SPREAD * np.abs(x).max():
+        raise NotIdentified(
+            f"the demonstrations do not command every direction (a gain is uncertain by {error:.0%})",
+            "a demonstration that moves along each axis by itself",
+        )
+    return fit.slope.T
+
+
+def _displacements(demonstrations: Sequence[Demonstration]) -> tuple[np.ndarray, np.ndarray]:
+    """Commands [N, A] and the state's change in the same step [N, S]."""
+    commands = np.concatenate([d.actions[:-1] for d in demonstrations]).astype(np.float64)
+    moved = np.concatenate([np.diff(d.state, axis=0) for d in demonstrations]).astype(np.float64)
+    return commands, moved
+
+
+def _gripper(
+    demonstrations: Sequence[Demonstration], positions: Sequence[int], commands: Sequence[int]
+) -> tuple[int, int, int, int]:
+    """State and action dimension of the gripper, sign and delay; -1, -1, 1, 0 where none is found."""
+    best: tuple[float, tuple[int, int, int, int]] = (0.0, (-1, -1, 1, 0))
+    width, states = demonstrations[0].actions.shape[1], demonstrations[0].state.shape[1]
+    for a in (i for i in range(width) if i not in commands):
+        for s in (i for i in range(states) if i not in positions):
+            for sign in (1, -1):
+                lags, missed = _lags(demonstrations, s, a, sign)
+                if len(lags) >= 3 and missed == 0:
+                    delay = int(np.median(lags))
+                    agreement = float((lags == delay).mean())
+                    if agreement > max(0.8, best[0]):
+                        best = (agreement, (s, a, sign, delay))
+    return best[1]
+
+
+def fit_delay(demonstrations: Sequence[Demonstration], facts: ActionFacts) -> int:
+    """Steps from the gripper's command to its state.
+
+    Raises:
+        NotIdentified: no gripper is known, or its answers differ.
+    """
+    if facts.gripper_state < 0:
+        raise NotIdentified("the base's facts name no gripper", "a state that says whether the gripper is closed")
+    lags, missed = _lags(demonstrations, facts.gripper_state, facts.gripper_command, facts.gripper_sign)
+    if len(lags) < 3 or missed > 0.2 * len(lags):
+        raise NotIdentified(
+            f"the gripper's state answers {len(lags)} of its commands", "demonstrations that close and open it"
+        )
+    delay = int(np.median(lags))
+    if (lags == delay).mean() < 0.6:
+        raise NotIdentified(
+            f"the gripper follows after {lags.min()} to {lags.max()} steps", "an actuator with one delay"
+        )
+    return delay
+
+
+def _lags(demonstrations: Sequence[Demonstration], state: int, command: int, sign: int) -> tuple[np.ndarray, int]:
+    """For each flip of the command: steps until the state shows it; and how many flips it never showed."""
+    commands = np.concatenate([d.actions[:, command] for d in demonstrations])
+    states = np.concatenate([d.state[:, state] for d in demonstrations])
+    middle_c, middle_s = (commands.min() + commands.max()) / 2, (states.min() + states.max()) / 2
+    if commands.min() == commands.max() or states.min() == states.max():
+        return np.array([], int), 0
+    lags, missed = [], 0
+    for d in demonstrations:
+        wanted = (d.actions[:, command] > middle_c) == (sign > 0)
+        shown = d.state[:, state] > middle_s
+        for t in np.flatnonzero(wanted[1:] != wanted[:-1]) + 1:
+            after = np.flatnonzero(shown[t + 1 : t + 2 + LONGEST_DELAY] == wanted[t])
+            if t + 1 < len(shown) and shown[t] == wanted[t]:
+                missed += 1  # it was there already: this state does not follow this command
+            elif len(after):
+                lags.append(int(after[0]))
+            elif t + 2 + LONGEST_DELAY <= len(shown):
+                missed += 1
+    return np.array(lags, int), missed
+
+
+def to_base(actions: np.ndarray, ratio: np.ndarray, commands: Sequence[int]) -> np.ndarray:
+    """This robot's commands [..., A] as the base would have given them: `ratio` [K, K] times the moving part."""
+    found = np.array(actions, np.float64)
+    found[..., list(commands)] = found[..., list(commands)] @ ratio.T
+    return found.astype(np.float32)
+
+
+def from_base(actions: np.ndarray, ratio: np.ndarray, commands: Sequence[int], limit: np.ndarray) -> np.ndarray:
+    """Inverse of `to_base`; a command beyond `limit` [K] is shortened as a whole, so that its direction stays."""
+    found = np.array(actions, np.float64)
+    moving = found[..., list(commands)] @ np.linalg.inv(ratio).T
+    over = np.maximum(np.abs(moving) / np.maximum(limit, 1e-9), 1.0).max(axis=-1, keepdims=True)
+    found[..., list(commands)] = moving / over
+    return found.astype(np.float32)
+
+
+def wait_for_gripper(
+    actions: np.ndarray, closed: np.ndarray, delay: int, commands: Sequence[int], gripper: int, middle: float
+) -> np.ndarray:
+    """Stand still for `delay` steps after each flip of the gripper's command in a chunk.
+
+    Args:
+        actions: [B, T, A]. closed: [B] bool, whether the gripper's state is above its middle, in the command's sense.
+        delay: steps.
+        commands: action dimensions that move the arm. gripper: the gripper's action dimension.
+        middle: the command's value half-way between open and closed.
+
+    Returns:
+        [B, T, A]; what no longer fits into the chunk is left to the next one.
+    """
+    found = np.array(actions)
+    for b, chunk in enumerate(actions):
+        fingers, row = bool(closed[b]), 0
+        for step in chunk:
+            if row >= len(chunk):
+                break
+            found[b, row] = step
+            row += 1
+            wanted = bool(step[gripper] > middle)
+            if wanted != fingers:
+                still = step.copy()
+                still[list(commands)] = 0.0
+                found[b, row : row + delay] = still
+                row += delay
+                fingers = wanted
+    return found

@@ -1,0 +1,170 @@
+"""Where the robot appears in the picture: an affine map from positions to pixels, from what moves.
+
+Between two frames of an episode only the gripper (and what it carries) changes its place, so the centre of mass of the
+squared difference of two frames lies where the gripper was half-way. Regressed on the half-way position of the
+proprioception, this gives
+
+    pixel = matrix @ position + offset            pixel (column, row) as shares of the image's edges
+
+without knowing what the gripper looks like. Assumptions, each checked: the camera stands still; the robot is the only
+thing that moves; positions are measured in a frame that stands still; the table is (nearly) flat or the depth changes
+little, so that the map is affine; the demonstrations move in as many directions as there are positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vla_cli.calibration.robust import Fit, NotIdentified, robust_fit
+from vla_cli.dataset import Demonstration
+
+MOST_PAIRS = 1500
+NOISE_FACTOR = 6.0
+LEAST_DIFFERENCE = 8.0
+"""Grey levels below which a difference is never taken for movement."""
+LARGEST_ERROR = 0.02
+"""Standard error of a corner's place, as a share of the image's edge, above which the map is not used."""
+LEAST_EXPLAINED = 0.8
+
+
+@dataclass(frozen=True)
+class CameraMap:
+    """pixel = matrix @ position + offset, pixels (column, row) as shares of the image's edges.
+
+    Attributes:
+        matrix: [2, P] float64, a share of the edge per unit of position.
+        offset: [2] float64.
+        error: standard error of where a position seen in the demonstrations is drawn, share of the edge.
+    """
+
+    matrix: np.ndarray
+    offset: np.ndarray
+    error: float = 0.0
+
+    def project(self, positions: np.ndarray) -> np.ndarray:
+        """Positions [N, P] to pixels [N, 2]."""
+        return positions @ self.matrix.T + self.offset
+
+    def document(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {"matrix": self.matrix.tolist(), "offset": self.offset.tolist(), "error": self.error}
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any]) -> CameraMap:
+        """Inverse of `document`."""
+        return cls(np.array(document["matrix"], float), np.array(document["offset"], float), float(document["error"]))
+
+
+def fit_camera(demonstrations: Sequence[Demonstration], camera: str, positions: Sequence[int]) -> CameraMap:
+    """The map of one camera.
+
+    Args:
+        demonstrations: with image and state; frames follow each other in time.
+        camera: which.
+        positions: indices of the state's position dimensions.
+
+    Raises:
+        NotIdentified: nothing moves, the picture does not follow the position, or the positions do not spread.
+    """
+    where, seen = _movements(demonstrations, camera, list(positions))
+    if len(where) < 20:
+        raise NotIdentified(
+            f"camera '{camera}': only {len(where)} pairs of frames show movement",
+            "a camera that stands still and sees the gripper move",
+        )
+    fit = robust_fit(where, seen)
+    if min(fit.explained) < LEAST_EXPLAINED:
+        raise NotIdentified(
+            f"camera '{camera}': what moves in the picture does not follow the gripper's position "
+            f"({min(fit.explained):.0%} explained)",
+            "a camera that stands still; a camera on the wrist is not mapped",
+        )
+    error = _error(fit, where)
+    if error > LARGEST_ERROR:
+        raise NotIdentified(
+            f"camera '{camera}': the demonstrations move along too few directions "
+            f"(where a position is drawn is uncertain by {error:.1%} of the picture)",
+            "a demonstration that moves the gripper across the whole table, in every direction",
+        )
+    return CameraMap(fit.slope.T, fit.intercept, error)
+
+
+def _movements(
+    demonstrations: Sequence[Demonstration], camera: str, positions: list[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Half-way positions [N, P] and where the picture changed [N, 2], of successive frames that differ."""
+    steps = [np.linalg.norm(np.diff(d.state[:, positions], axis=0), axis=1) for d in demonstrations]
+    fast = 0.25 * np.quantile(np.concatenate(steps), 0.9)
+    stride = max(1, sum(len(s) for s in steps) // MOST_PAIRS)
+    where, seen = [], []
+    for demonstration, moved in zip(demonstrations, steps, strict=True):
+        images, state = demonstration.images[camera], demonstration.state[:, positions]
+        for t in np.flatnonzero(moved > fast)[::stride]:
+            centre = _centre_of_change(images[t], images[t + 1])
+            if centre is not None:
+                where.append((state[t] + state[t + 1]) / 2)
+                seen.append(centre)
+    return np.array(where, float).reshape(-1, len(positions)), np.array(seen, float).reshape(-1, 2)
+
+
+def _centre_of_change(before: np.ndarray, after: np.ndarray) -> np.ndarray | None:
+    """Centre of mass (column, row) of the change between two frames, shares of the edges; None where nothing moved."""
+    change = np.abs(after.astype(np.float32) - before).mean(-1)
+    # most of a picture stands still: its median difference is the sensor's noise
+    weight = np.maximum(change - max(NOISE_FACTOR * float(np.median(change)) * 1.4826, LEAST_DIFFERENCE), 0.0)
+    total = weight.sum()
+    if total <= 0:
+        return None
+    height, width = weight.shape
+    columns, rows = (np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) / height
+    return np.array([weight.sum(0) @ columns, weight.sum(1) @ rows]) / total
+
+
+def _error(fit: Fit, where: np.ndarray) -> float:
+    """Standard error of the map over the square that the positions span, in every direction alike."""
+    reach = float((np.quantile(where, 0.98, axis=0) - np.quantile(where, 0.02, axis=0)).max()) / 2
+    centre = np.median(where, axis=0)
+    corners = [centre + reach * s for s in (*np.eye(len(centre)), *-np.eye(len(centre)), np.ones(len(centre)))]
+    return float(max(fit.error_at(np.array(c)).max() for c in corners))
+
+
+def warp(images: np.ndarray, base: CameraMap, here: CameraMap) -> np.ndarray:
+    """Redraw images as the base's camera would see them; what comes in from outside repeats the edge.
+
+    Args:
+        images: float32 [N, H, W, 3] in 0..255, as this deployment's camera sees them.
+        base: the base's map. here: this deployment's.
+
+    Returns:
+        float32 [N, H, W, 3].
+    """
+    height, width = images.shape[1:3]
+    linear, shift = between(base, here)
+    columns, rows = np.meshgrid((np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) / height)
+    source = np.stack([columns, rows], -1) @ linear.T + shift
+    return _bilinear(images, source[..., 0] * width - 0.5, source[..., 1] * height - 0.5)
+
+
+def _bilinear(images: np.ndarray, columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Values of images [N, H, W, 3] at fractional pixels [H, W]; outside, those of the edge."""
+    height, width = images.shape[1:3]
+    columns, rows = np.clip(columns, 0, width - 1), np.clip(rows, 0, height - 1)
+    left, top = np.minimum(columns.astype(int), width - 2), np.minimum(rows.astype(int), height - 2)
+    x, y = (columns - left).astype(np.float32)[..., None], (rows - top).astype(np.float32)[..., None]
+    upper = images[:, top, left] * (1 - x) + images[:, top, left + 1] * x
+    lower = images[:, top + 1, left] * (1 - x) + images[:, top + 1, left + 1] * x
+    return upper * (1 - y) + lower * y
+
+
+def between(base: CameraMap, here: CameraMap) -> tuple[np.ndarray, np.ndarray]:
+    """The affine map (linear [2, 2], shift [2]) from a place in the base's picture to the same place in this one.
+
+    With more than two positions the base's picture does not fix all of them: the change of the map that is smallest
+    in the least-squares sense is taken.
+    """
+    linear = here.matrix @ np.linalg.pinv(base.matrix)
+    return linear, here.offset - linear @ base.offset

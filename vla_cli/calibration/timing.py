@@ -1,0 +1,194 @@
+"""How fast the robot moves here: the path stays the base policy's, its timing becomes the demonstrations'.
+
+A new manner of moving (carry gently, stop before letting go) is shown for one object and one place, yet holds for all.
+Learnt into the weights it would come together with the one instruction that was shown. So it is kept apart from *what*
+to do: the base plans a path of small displacements with a gripper command each, and only how fast that path is followed
+is fitted. The fit sees commands and gripper states, no image and no words, so it cannot make a policy deaf.
+
+    speed in a phase   "open" or "closed" fingers: the demonstrations' upper speed, against the base's own
+    speed at a flip    of the gripper ("closing", "opening"): how fast the arm still moves in that very step
+
+A planned displacement above the phase's speed is spread over several steps; at a flip that was demonstrated slower, the
+arm arrives first and the gripper acts in a step of its own. Assumptions: commands are displacements; following a path
+more slowly is safe; how to move depends on the gripper's state, not on the object, the place or the direction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from vla_cli.calibration.action import ActionFacts
+from vla_cli.calibration.robust import NotIdentified
+from vla_cli.dataset import Demonstration
+
+PHASES = ("open", "closed")
+FLIPS = ("closing", "opening")
+UPPER = 0.9
+"""Quantile of the speeds that stands for "as fast as it goes"; the rest are reactions and noise."""
+TOP = 0.98
+SLOWER = 0.75
+"""Speeds (as shares of the top speed) below this share of the base's count as another manner of moving."""
+LEAST_STEPS = 30
+LEAST_FLIPS = 5
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """Speeds of commands in the base's convention: largest component, by phase and at flips; None where not seen.
+
+    `top` is the speed overall: an arm that answers weakly, or an operator in no hurry, is slower in everything.
+    """
+
+    top: float
+    open: float | None
+    closed: float | None
+    closing: float | None
+    opening: float | None
+
+    def document(self) -> dict[str, float | None]:
+        """As JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Limits on the speed of planned commands, in the base's convention; None where the base's own speed stays.
+
+    Attributes:
+        open, closed: largest speed in a phase.
+        closing, opening: largest speed in the step in which the gripper's command flips.
+    """
+
+    open: float | None = None
+    closed: float | None = None
+    closing: float | None = None
+    opening: float | None = None
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether nothing changes."""
+        return all(value is None for value in asdict(self).values())
+
+    def document(self) -> dict[str, float | None]:
+        """As JSON values."""
+        return asdict(self)
+
+
+def measure_speeds(demonstrations: Sequence[Demonstration], facts: ActionFacts) -> Speeds:
+    """Speeds of demonstrations whose commands are in the base's convention.
+
+    Raises:
+        NotIdentified: no gripper is known, so that phases cannot be told.
+    """
+    if facts.gripper_state < 0:
+        raise NotIdentified("no gripper is known", "a state that says whether the gripper is closed")
+    every: list[float] = []
+    phases: dict[str, list[float]] = {name: [] for name in (*PHASES, *FLIPS)}
+    middle_s, middle_c = middles(demonstrations, facts)
+    for d in demonstrations:
+        speed = np.abs(d.actions[:, list(facts.commands)]).max(axis=1)
+        closed = d.state[:, facts.gripper_state] > middle_s
+        wanted = (d.actions[:, facts.gripper_command] > middle_c) == (facts.gripper_sign > 0)
+        every.extend(speed.tolist())
+        for t in range(len(d)):
+            if wanted[t] != closed[t]:
+                if t == 0 or wanted[t] != wanted[t - 1]:
+                    phases["closing" if wanted[t] else "opening"].append(float(speed[t]))
+            elif t + 1 < len(d):
+                phases["closed" if closed[t] else "open"].append(float(speed[t]))
+    return Speeds(
+        top=float(np.quantile(every, TOP)),
+        **{name: _upper(values, LEAST_STEPS if name in PHASES else LEAST_FLIPS) for name, values in phases.items()},
+    )
+
+
+def middles(demonstrations: Sequence[Demonstration], facts: ActionFacts) -> tuple[float, float]:
+    """Half-way between open and closed: of the gripper's state and of its command."""
+    states = np.concatenate([d.state[:, facts.gripper_state] for d in demonstrations])
+    commands = np.concatenate([d.actions[:, facts.gripper_command] for d in demonstrations])
+    return float(states.min() + states.max()) / 2, float(commands.min() + commands.max()) / 2
+
+
+def _upper(values: list[float], least: int) -> float | None:
+    return float(np.quantile(values, UPPER)) if len(values) >= least else None
+
+
+def fit_timing(base: Speeds, here: Speeds) -> Timing:
+    """Limits where the demonstrations are clearly slower than the base is, beside what is slower in everything."""
+    found = {}
+    for name in (*PHASES, *FLIPS):
+        own, shown = getattr(base, name), getattr(here, name)
+        seen = own is not None and shown is not None
+        slower = seen and shown / max(here.top, 1e-9) < SLOWER * own / max(base.top, 1e-9)
+        found[name] = shown if slower else None
+    return Timing(**found)
+
+
+def retime(
+    actions: np.ndarray,
+    closed: np.ndarray,
+    timing: Timing,
+    *,
+    commands: Sequence[int],
+    gripper: int,
+    sign: int,
+    middle: float,
+) -> np.ndarray:
+    """Follow planned chunks at the demonstrated speeds.
+
+    Args:
+        actions: [B, T, A] in the base's convention.
+        closed: [B] bool, whether the fingers are closed now.
+        timing: the limits.
+        commands: action dimensions that move the arm. gripper: the gripper's action dimension.
+        sign: 1 when a higher command closes. middle: the command half-way between open and closed.
+
+    Returns:
+        [B, T, A]; what no longer fits into the chunk is planned again from where the robot is then.
+    """
+    found = np.array(actions, np.float32)
+    for b, chunk in enumerate(actions):
+        rows = _followed(chunk, bool(closed[b]), timing, list(commands), gripper, sign, middle, len(chunk))
+        found[b] = np.stack(rows[: len(chunk)])
+    return found
+
+
+def _followed(
+    chunk: np.ndarray,
+    closed: bool,
+    timing: Timing,
+    commands: list[int],
+    gripper: int,
+    sign: int,
+    middle: float,
+    count: int,
+) -> list[np.ndarray]:
+    rows: list[np.ndarray] = []
+    for step in chunk:
+        if len(rows) >= count:
+            break
+        wanted = bool(step[gripper] > middle) == (sign > 0)
+        speed = float(np.abs(step[commands]).max())
+        limit = timing.closed if closed else timing.open
+        parts = 1 if limit is None else max(1, int(np.ceil(speed / max(limit, 1e-6) - 1e-6)))
+        flips = wanted != closed
+        at_flip = (timing.closing if wanted else timing.opening) if flips else None
+        part = np.array(step, np.float32)
+        part[commands] /= parts
+        if flips and at_flip is not None and speed / parts > at_flip:
+            # arrive first, with the gripper as it is, then let it act in a step of its own
+            before, still = part.copy(), part.copy()
+            before[gripper] = 2 * middle - step[gripper]
+            still[commands] = 0.0
+            rows.extend([before] * parts + [still])
+        elif flips:
+            before = part.copy()
+            before[gripper] = 2 * middle - step[gripper]
+            rows.extend([before] * (parts - 1) + [part])
+        else:
+            rows.extend([part] * parts)
+        closed = wanted
+    return rows

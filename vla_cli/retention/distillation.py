@@ -1,0 +1,137 @@
+"""Distillation: under instructions other than the trained one, the policy keeps the frozen base's velocity.
+
+    penalty = weight * mean |v_theta(o, l', a_t, t) - v_pre(o, l', a_t, t)|^2     over real steps and dimensions
+
+It stands in for the KL to a reference policy: where both see the same a_t and t, the KL between the two flows' actions
+is bounded by the integral of this difference. o is a demonstrated window, l' something else that could be asked there
+(`Context.alternatives`): named things are in the scene, and while something is held only the place can still change.
+
+Where a_t comes from, `path`:
+
+- demonstration: a_t = t noise + (1 - t) a around the recorded action. Cheap. At large t that is where a flow under any
+  instruction passes; at small t it is where the *trained* behaviour ends, which l' would not visit.
+- base: a_t on the frozen base's own way from noise to its action for l', `PATH_STEPS` Euler steps without gradient.
+
+The difference is exactly 0 before the first step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vla_cli.errors import ConfigError
+from vla_cli.retention import Context, Learner, Method, Penalty, Step, read_options
+from vla_cli.retention.moments import Counterfactuals
+
+PATHS = ("demonstration", "base")
+PATH_STEPS = 3
+WATCHED = 64
+
+
+@dataclass(frozen=True)
+class DistillationOptions:
+    """Options of `retention: distillation:` in a recipe.
+
+    Attributes:
+        weight: of the penalty.
+        windows: how many a step, beside the batch.
+        target: what is matched: "velocity".
+        path: "demonstration" or "base": where the noisy actions come from.
+        gripper_dim: action dimension of the gripper, negative ones count from the last.
+        gripper_threshold: between open and closed, raw units; null takes the middle of all recorded commands.
+    """
+
+    weight: float = 1.0
+    windows: int = 8
+    target: str = "velocity"
+    path: str = "demonstration"
+    gripper_dim: int = -1
+    gripper_threshold: float | None = None
+
+
+class Distillation(Method):
+    """See the module's docstring.
+
+    Args:
+        options: as in the recipe.
+
+    Raises:
+        ConfigError: unknown or impossible options.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self.options = read_options("distillation", DistillationOptions, options)
+        if self.options.target != "velocity":
+            raise ConfigError(f"distillation's target is {self.options.target!r}", expected="velocity")
+        if self.options.path not in PATHS:
+            raise ConfigError(f"distillation's path is {self.options.path!r}", expected=" or ".join(PATHS))
+        if self.options.windows < 1 or self.options.weight < 0:
+            raise ConfigError("distillation needs at least one window, and a weight of 0 or more")
+        self._gap: float | None = None
+
+    def prepare(self, context: Context) -> None:
+        """Find what can be asked at which frame.
+
+        Raises:
+            ConfigError: there are no alternatives that fit.
+        """
+        self._others = Counterfactuals(
+            context.demonstrations,
+            context.alternatives,
+            gripper_dim=int(self.options.gripper_dim),
+            gripper_threshold=self.options.gripper_threshold,
+            method="distillation",
+        )
+        self._policy, self._base, self._seed = context.policy, context.frozen(), context.seed
+
+    def penalty(self, step: Step) -> Penalty:
+        """The difference from the base on windows of its own."""
+        raw = self._difference(step.rng, step.generator, int(self.options.windows))
+        return Penalty(raw, self.options.weight * raw)
+
+    def watch(self, done: int) -> tuple[dict[str, float], list[str]]:
+        """The same difference on the same windows and noise each time."""
+        rng, generator = np.random.default_rng(self._seed), torch.Generator().manual_seed(self._seed)
+        with torch.no_grad():
+            self._gap = self._difference(rng, generator, WATCHED).item()
+        return {"distillation_gap": self._gap}, []
+
+    def facts(self) -> dict[str, Any]:
+        """How far the policy ended from the base, and on how many instructions that was held."""
+        o = self.options
+        return {
+            "weight": o.weight,
+            "windows_a_step": int(o.windows),
+            "path": o.path,
+            "instructions": len(self._others.alternatives),
+            "windows_holding": int(self._others.holding.sum()),
+            "windows": len(self._others.holding),
+            "mean_penalty": self._gap,
+        }
+
+    def _difference(self, rng: np.random.Generator, generator: torch.Generator, count: int) -> Tensor:
+        s = self._others.draw(rng, count)
+        batch = self._policy.collate(s.images, s.state, s.instructions, s.actions, s.real_steps)
+        with torch.no_grad():
+            timestep, noisy = self._policy.noised(batch, generator)
+            if self.options.path == "base":
+                noise = torch.randn(noisy.shape, generator=generator).to(noisy)
+                noisy = along(self._base, batch, noise, timestep, steps=PATH_STEPS)
+            wanted = self._base.velocities(batch, noisy, timestep)
+        squared = (self._policy.velocities(batch, noisy, timestep) - wanted) ** 2 * batch.mask
+        return squared.sum() / batch.mask.sum().clamp_min(1.0)
+
+
+def along(learner: Learner, batch: Any, noise: Tensor, timestep: Tensor, *, steps: int) -> Tensor:
+    """Where a flow that starts at `noise` [B, T, A_max] has come by `timestep` [B], in Euler steps from t = 1."""
+    dt = (1 - timestep) / steps
+    noisy, now = noise, torch.ones_like(timestep)
+    for _ in range(steps):
+        noisy = noisy - dt[:, None, None] * learner.velocities(batch, noisy, now)
+        now = now - dt
+    return noisy

@@ -1,0 +1,244 @@
+"""RETAIN (arXiv 2512.08333): after training, go only part of the way from the base to the fine-tuned weights.
+
+    theta = (1 - alpha) theta_pre + alpha theta_ft,    an alpha each for vision, language and action
+
+Exact at 0 and 1. With LoRA the products are scaled, which is the same.
+
+`auto` chooses one alpha for all modalities marked so, from two curves over `SWEEP`, all with fixed windows and noise:
+
+    fit(alpha)      flow loss on the held-out demonstrations: how well the new task is done
+    steer(alpha)    sum |v_alpha(o, l') - v_pre(o, l')|^2 / sum |v_pre(o, l') - v_pre(o, l)|^2: how far the policy is
+                    from the base under other instructions l', in units of what the words change in the base;
+                    0 listens as the base does, 1 is as far off as a policy that only ever hears the trained l.
+                    o are demonstrated frames before the grasp
+
+The fit is rescaled to 0 at the best alpha of the sweep and 1 at alpha = 0 (nothing learned), steer is clipped to 1, and
+the alpha with the smallest *larger one* of the two is taken; ties go to the smaller sum, then to the smaller alpha. So
+neither loss is bought with the whole of the other, which the smallest sum would allow. alpha = 0 is measured but never
+taken: an adapter that changes nothing is refused at loading.
+
+steer is an open-loop indicator. A deployment that moves differently needs other velocities under every instruction, and
+that counts against alpha too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vla_cli.errors import ConfigError
+from vla_cli.retention import Context, Learner, Method, read_options
+from vla_cli.retention.moments import Counterfactuals
+from vla_cli.windows import Samples, Windows
+
+MODALITIES = ("vision", "language", "action")
+AUTO = "auto"
+SWEEP = (0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
+NOISE_DRAWS = 4
+AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class MergeOptions:
+    """Options of `retention: merge:` in a recipe.
+
+    Attributes:
+        alpha: share of the way to the fine-tuned weights, 0 to 1, or "auto".
+        vision, language, action: the same for one modality; null takes `alpha`.
+        windows: how many windows each curve of `auto` is measured on.
+        gripper_dim: action dimension of the gripper, negative ones count from the last.
+        gripper_threshold: between open and closed, raw units; null takes the middle of all recorded commands.
+    """
+
+    alpha: float | str | None = AUTO
+    vision: float | str | None = None
+    language: float | str | None = None
+    action: float | str | None = None
+    windows: int = 64
+    gripper_dim: int = -1
+    gripper_threshold: float | None = None
+
+
+class Merge(Method):
+    """See the module's docstring.
+
+    Args:
+        options: as in the recipe.
+
+    Raises:
+        ConfigError: unknown or impossible options.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self.options = read_options("merge", MergeOptions, options)
+        self._wished = {m: _alpha(m, getattr(self.options, m), self.options.alpha) for m in MODALITIES}
+        if self.options.windows < 1:
+            raise ConfigError(f"merge's windows are {self.options.windows}", expected="at least 1")
+        self._sweep: list[dict[str, float]] = []
+        self._used: dict[str, float] = {}
+        self._curves: Curves | None = None
+
+    def prepare(self, context: Context) -> None:
+        """Remember the base, and for `auto` what it does under other instructions.
+
+        Raises:
+            ConfigError: every trained modality would go back to the base; or `auto` without alternatives that fit.
+        """
+        self._policy = context.policy
+        context.policy.remember_base()
+        trained = {context.policy.modality(n) for n, p in context.policy.model.named_parameters() if p.requires_grad}
+        self._wished = {m: alpha for m, alpha in self._wished.items() if m in trained}
+        if trained and not any(self._wished.values()):
+            raise ConfigError(
+                "The recipe's 'merge' goes all the way back to the base: nothing would be left of the training",
+                expected="an alpha above 0 for a modality that is trained",
+            )
+        if AUTO in self._wished.values():
+            others = Counterfactuals(
+                context.demonstrations,
+                context.alternatives,
+                gripper_dim=int(self.options.gripper_dim),
+                gripper_threshold=self.options.gripper_threshold,
+                method="merge",
+            )
+            self._curves = Curves(context, others, int(self.options.windows))
+
+    def after_training(self) -> None:
+        """Scale the deltas, after choosing alpha where that was left open."""
+        if self._curves is None:
+            self._used = self._factors(0.0)
+            self._policy.scale_deltas(self._used)
+            return
+        parameters = {n: p for n, p in self._policy.model.named_parameters() if p.requires_grad}
+        kept = {name: p.detach().clone() for name, p in parameters.items()}
+
+        def move(alpha: float) -> None:
+            # each time from the same weights: scaling down and up again would not bring the same bytes back
+            with torch.no_grad():
+                for name, p in parameters.items():
+                    p.copy_(kept[name])
+            self._used = self._factors(alpha)
+            self._policy.scale_deltas(self._used)
+
+        self._policy.model.eval()
+        for alpha in SWEEP:
+            move(alpha)
+            self._sweep.append({"alpha": alpha, "fit": self._curves.fit(), "steer": self._curves.steer()})
+        move(choose(self._sweep))
+
+    def facts(self) -> dict[str, Any]:
+        """The alphas, and the curves they were chosen from."""
+        found: dict[str, Any] = {"alpha": self._used}
+        if self._curves is not None:
+            found.update(
+                sweep=self._sweep,
+                smallest_alpha=SWEEP[1],
+                fit_on=self._curves.fit_on,
+                fit_windows=self._curves.fit_windows,
+                steer_windows=self._curves.steer_windows,
+            )
+        return found
+
+    def _factors(self, alpha: float) -> dict[str, float]:
+        return {m: alpha if wish == AUTO else float(wish) for m, wish in self._wished.items()}
+
+
+class Curves:
+    """fit and steer of a policy at its present weights; made while they are still the base's.
+
+    Args:
+        context: of the run.
+        others: the demonstrations under other instructions.
+        count: windows a curve.
+
+    Raises:
+        ConfigError: the base does the same under the other instructions as under the trained one.
+    """
+
+    def __init__(self, context: Context, others: Counterfactuals, count: int) -> None:
+        self._policy, self._seed = context.policy, context.seed
+        windows = context.held_out or context.demonstrations
+        self.fit_on = "held-out demonstrations" if context.held_out else "training demonstrations: none are held out"
+        self._fit_batches = _batches(context.policy, spaced(windows, count))
+        shown, asked = others.pairs_before_grasp(count)
+        self.fit_windows, self.steer_windows = min(count, len(windows)), len(shown)
+        generator = torch.Generator().manual_seed(context.seed)
+        context.policy.model.eval()
+        self._points: list[tuple[Any, Tensor, Tensor, Tensor]] = []
+        changed = torch.zeros(())
+        with torch.no_grad():
+            for told, other in zip(_batches(context.policy, shown), _batches(context.policy, asked), strict=True):
+                timestep, noisy = context.policy.noised(told, generator)
+                wanted = context.policy.velocities(other, noisy, timestep)
+                trained = context.policy.velocities(told, noisy, timestep)
+                changed = changed + _squared(wanted - trained, told.mask)
+                self._points.append((other, noisy, timestep, wanted))
+        self._changed = changed.item()
+        if self._changed <= 0:
+            raise ConfigError(
+                "The base does exactly the same under the alternatives as under the trained instruction, so merge's "
+                "alpha: auto cannot tell what must be kept",
+                expected="alternatives in words that the base knows",
+                hint="a number for alpha, e.g. alpha: 0.5",
+            )
+
+    @torch.no_grad()
+    def fit(self) -> float:
+        """Mean flow-matching loss."""
+        generator = torch.Generator().manual_seed(self._seed)
+        each = [self._policy.losses(b, draws=NOISE_DRAWS, generator=generator) for b in self._fit_batches]
+        return torch.cat(each).mean().item()
+
+    @torch.no_grad()
+    def steer(self) -> float:
+        """Distance from the base under other instructions, in units of what the words change in the base."""
+        off = [
+            _squared(self._policy.velocities(batch, noisy, timestep) - wanted, batch.mask)
+            for batch, noisy, timestep, wanted in self._points
+        ]
+        return torch.stack(off).sum().item() / self._changed
+
+
+def choose(sweep: Sequence[dict[str, float]]) -> float:
+    """The alpha of a sweep with the smallest larger one of lost fit and lost steering; never 0.
+
+    Args:
+        sweep: {"alpha", "fit", "steer"} each, alpha = 0 among them.
+    """
+    best = min(row["fit"] for row in sweep)
+    base = next(row["fit"] for row in sweep if row["alpha"] == 0)
+
+    def losses(row: dict[str, float]) -> tuple[float, float, float]:
+        # where the base fits best, nothing was learned, and only steering is left to be lost
+        fit = min(1.0, (row["fit"] - best) / (base - best)) if base > best else 0.0
+        steer = min(1.0, row["steer"])
+        return max(fit, steer), fit + steer, row["alpha"]
+
+    return min((row for row in sweep if row["alpha"] > 0), key=losses)["alpha"]
+
+
+def spaced(windows: Windows, count: int) -> Samples:
+    """At most `count` windows, evenly spaced."""
+    return windows.gather(np.linspace(0, len(windows) - 1, min(count, len(windows))).astype(int))
+
+
+def _batches(policy: Learner, s: Samples) -> list[Any]:
+    parts = [slice(i, i + AT_ONCE) for i in range(0, len(s), AT_ONCE)]
+    return [policy.collate(s.images[p], s.state[p], s.instructions[p], s.actions[p], s.real_steps[p]) for p in parts]
+
+
+def _squared(difference: Tensor, mask: Tensor) -> Tensor:
+    return (difference**2 * mask).sum().cpu()
+
+
+def _alpha(modality: str, own: Any, common: Any) -> float | str:
+    value = common if own is None else own
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if value != AUTO and not (number and 0 <= value <= 1):
+        raise ConfigError(f"merge's alpha for {modality} is {value!r}", expected=f"0 to 1, or {AUTO}")
+    return value

@@ -1,0 +1,123 @@
+"""Paraphrase training (MCSI, arXiv 2601.04052): the same behaviour under several phrasings of its instruction.
+
+A share of each batch's demonstrations is told another phrasing, drawn anew every step, so that the loss is in
+expectation the mean over phrasings. Nothing but the words changes. Published: 31 -> 42 after 100 steps.
+
+Phrasings come from the recipe, as a list (one instruction was demonstrated) or by instruction. Without any, the opening
+verb is replaced by others of its group in `VERBS`, and every other word stays. These are generic words: whether the
+base's tokenizer knows them is not checked here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from vla_cli.errors import ConfigError
+from vla_cli.retention import Context, Method, read_options
+from vla_cli.windows import Samples
+
+VERBS = (
+    ("put", "place", "set", "move", "bring"),
+    ("pick up", "grab", "lift", "take"),
+)
+"""Openings that mean the same."""
+
+
+@dataclass(frozen=True)
+class ParaphraseOptions:
+    """Options of `retention: paraphrase:` in a recipe.
+
+    Attributes:
+        probability: share of the demonstrations' windows that are reworded.
+        phrasings: whole sentences that mean the demonstrated instruction, or instruction to such sentences.
+    """
+
+    probability: float = 0.8
+    phrasings: Any = field(default=())
+
+
+class Paraphrase(Method):
+    """See the module's docstring.
+
+    Args:
+        options: as in the recipe.
+
+    Raises:
+        ConfigError: unknown or impossible options.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self.options = read_options("paraphrase", ParaphraseOptions, options)
+        if not 0 <= self.options.probability <= 1:
+            raise ConfigError(f"paraphrase's probability is {self.options.probability}", expected="a share, 0 to 1")
+        given = self.options.phrasings
+        lists = list(given.values()) if isinstance(given, Mapping) else [given]
+        if not all(isinstance(x, (list, tuple)) and all(isinstance(t, str) and t.strip() for t in x) for x in lists):
+            raise ConfigError(f"paraphrase's phrasings are {given!r}", expected="a list of sentences")
+        self._phrasings: dict[str, list[str]] = {}
+
+    def prepare(self, context: Context) -> None:
+        """Find the phrasings of each demonstrated instruction.
+
+        Raises:
+            ConfigError: there are none, or it is unclear which instruction they belong to.
+        """
+        instructions = {text for demo in context.demonstrations.demonstrations for text in demo.instructions}
+        found = self._given(sorted(instructions)) or {text: synonyms(text) for text in sorted(instructions)}
+        self._phrasings = {text: phrasings for text, phrasings in found.items() if phrasings}
+        if not self._phrasings:
+            openings = ", ".join(verb for group in VERBS for verb in group)
+            raise ConfigError(
+                f"The recipe's 'paraphrase' knows no other words for {sorted(instructions)}",
+                expected=f"phrasings, or instructions that begin with one of: {openings}",
+                hint="retention: {paraphrase: {phrasings: [..]}} in the recipe",
+            )
+
+    def rephrase(self, samples: Samples, rng: np.random.Generator) -> Samples:
+        """The same windows, some in other words."""
+        reworded = rng.random(len(samples)) < self.options.probability
+        choice = rng.random(len(samples))
+        told = [
+            self._one(text, float(u)) if new else text
+            for text, new, u in zip(samples.instructions, reworded, choice, strict=True)
+        ]
+        return replace(samples, instructions=told)
+
+    def facts(self) -> dict[str, Any]:
+        """What the demonstrations were told."""
+        return {"probability": self.options.probability, "phrasings": self._phrasings}
+
+    def _one(self, text: str, u: float) -> str:
+        phrasings = self._phrasings.get(text)
+        return phrasings[int(u * len(phrasings))] if phrasings else text
+
+    def _given(self, instructions: list[str]) -> dict[str, list[str]]:
+        given = self.options.phrasings
+        if isinstance(given, Mapping):
+            unknown = sorted(set(given) - set(instructions))
+            if unknown:
+                raise ConfigError(f"paraphrase has phrasings of {unknown[0]!r}", expected=f"one of {instructions}")
+            return {text: list(phrasings) for text, phrasings in given.items()}
+        if given and len(instructions) != 1:
+            raise ConfigError(
+                f"paraphrase has one list of phrasings, but {len(instructions)} instructions were demonstrated",
+                expected="phrasings: {instruction: [..], ..}",
+            )
+        return {instructions[0]: list(given)} if given else {}
+
+
+def synonyms(instruction: str) -> list[str]:
+    """The instruction with other opening verbs of the same meaning; empty where its own is not in `VERBS`.
+
+    >>> synonyms("grab the cup")
+    ['pick up the cup', 'lift the cup', 'take the cup']
+    """
+    for group in VERBS:
+        for verb in group:
+            if instruction.startswith(verb + " "):
+                return [other + instruction[len(verb) :] for other in group if other != verb]
+    return []
