@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The five stages, from raw demonstrations to a measured, exported adapter, and the control arm beside it.
+# The five stages, from raw demonstrations to a measured, exported adapter, with two other ways to fine-tune beside it.
 #
 #   examples/pipeline.sh [WORK_DIRECTORY]            default: demo_out
 #
@@ -15,25 +15,24 @@ steps=(${STEPS:+--steps "$STEPS"})
 # 1. Raw logs to episodes. robomimic's layout holds no language: the caller states the instruction.
 "$vla" collect-ingest "$samples/demonstrations.hdf5" --out "$work/episodes" --overwrite \
     --instruction "put the red block on the left plate"
-"$vla" collect-ingest "$samples/rehearsal.hdf5" --out "$work/rehearsal_episodes" --overwrite
 
 # 2. One clock, idle frames trimmed, split by episode, statistics.
 "$vla" preprocess "$work/episodes" --out "$work/dataset" --overwrite
-"$vla" preprocess "$work/rehearsal_episodes" --out "$work/rehearsal" --overwrite --val-fraction 0
 
-# 3. The plain fine-tune (control arm), and ours; side by side, one core each.
-"$vla" finetune "$work/dataset" --base "$samples/base" --out "$work/naive" --recipe naive --overwrite \
-    "${steps[@]}" &
+# 3. The plain fine-tune (control arm) and DeLock, side by side with ours, one core each. Ours needs no data but the
+#    demonstrations: it calibrates, and trains weights only where that is not enough.
+"$vla" finetune "$work/dataset" --base "$samples/base" --out "$work/naive" --recipe naive --overwrite "${steps[@]}" &
 control=$!
-"$vla" finetune "$work/dataset" --base "$samples/base" --out "$work/rehearse" --recipe rehearse \
-    --replay "$work/rehearsal" --overwrite "${steps[@]}"
+"$vla" finetune "$work/dataset" --base "$samples/base" --out "$work/steerable" --recipe steerable --overwrite \
+    "${steps[@]}"
+"$vla" finetune "$work/dataset" --base "$samples/base" --out "$work/delock" --recipe delock --overwrite "${steps[@]}"
 wait "$control"
 
-# 4. Both beside their base: the same scenes, the same seeds, fresh ones.
-"$vla" eval-steer "$work/naive" "$work/rehearse" --out "$work/report" --episodes "${EPISODES:-100}" --seed 2026 \
-    --overwrite
+# 4. All beside their base: the same scenes, the same seeds, fresh ones. DeLock is guided as its policy.json says.
+"$vla" eval-steer "$work/naive" "$work/delock" "$work/steerable" --out "$work/report" \
+    --episodes "${EPISODES:-100}" --seed 2026 --overwrite
 
 # 5. What the robot loads, reloaded and compared with the adapter's own actions.
-"$vla" export-adapter "$work/rehearse" --report "$work/report" --merge --out "$work/bundle" --overwrite
+"$vla" export-adapter "$work/steerable" --report "$work/report" --merge --out "$work/bundle" --overwrite
 
 echo "The report: $work/report/report.html    The bundle: $work/bundle"

@@ -33,6 +33,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "hdf5",
         "instructions",
         "intervals",
+        "pareto",
         "recipe",
         "replay",
         "report",
@@ -60,6 +61,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "gymnasium": ("worlds",),
     "pyarrow": ("readers",),
     "av": ("readers",),
+    "scipy": ("calibration",),
 }
 """Where alone a library may be imported: nothing above `policies` names a model class."""
 

@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,14 @@ from vla_cli.configs import FinetuneConfig, IngestConfig, PreprocessConfig
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ROOT / "sample_data"
 INSTRUCTION = "put the red block on the left plate"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache folder of the tests' own: none writes into the user's, or finds what another run left there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -60,4 +69,14 @@ def adapter(dataset: Path, base: Path, tmp_path_factory: pytest.TempPathFactory)
 
     out = tmp_path_factory.mktemp("adapters") / "lora"
     finetune.run(FinetuneConfig(dataset=dataset, base=str(base), out=out, recipe="lora", steps=6, batch_size=8))
+    return out
+
+
+@pytest.fixture(scope="session")
+def calibrated(dataset: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A frozen adapter: the base's own weights, calibrated to the sample demonstrations."""
+    from vla_cli.stages import finetune
+
+    out = tmp_path_factory.mktemp("adapters") / "calibrated"
+    finetune.run(FinetuneConfig(dataset=dataset, base=str(base), out=out, recipe="calibrate"))
     return out

@@ -17,6 +17,7 @@ from vla_cli.configs import FinetuneConfig, IngestConfig, SteerConfig
 from vla_cli.console import resolve
 from vla_cli.errors import ConfigError
 from vla_cli.files import partial_path
+from vla_cli.recipe import recipe_names
 
 ROOT = Path(__file__).resolve().parents[1]
 LOG = "sample_data/demonstrations.hdf5"
@@ -35,12 +36,20 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
         f"import sys; sys.argv = ['vla', *{arguments!r}]\n"
         "from vla_cli.cli import main\n"
         "try:\n    main()\nexcept SystemExit as done:\n    assert not done.code, done.code\n"
-        "heavy = {'torch', 'transformers', 'peft', 'numpy', 'h5py', 'yaml', 'gymnasium', 'rich'} & set(sys.modules)\n"
+        "heavy = {'torch', 'transformers', 'peft', 'numpy', 'scipy', 'h5py', 'yaml', 'gymnasium', 'rich'}\n"
+        "heavy &= set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert "Usage" in result.stdout
+
+
+def test_help_names_every_recipe_and_the_default() -> None:
+    shown = " ".join(vla("finetune", "--help").stdout.split())
+    listed, default = shown.partition("--recipe")[2].split("[default: ")[:2]
+    assert [name for name in recipe_names() if name not in listed] == []
+    assert default.startswith("steerable]") and FinetuneConfig.recipe in recipe_names()
 
 
 def test_the_command_line_reference_is_fresh() -> None:

@@ -102,7 +102,7 @@ def flat(cell: Cell, condition: str) -> float:
 
 def test_tune_and_report_share_nothing() -> None:
     assert len(TUNE) == 3
-    assert len(REPORT) == 4
+    assert len(REPORT) == 3
     everything = [*TUNE, *REPORT]
     assert len({t.task for t in everything}) == len(everything) == len({t.layout for t in everything})
     for mine in TUNE:
@@ -133,7 +133,7 @@ def read_sample_world() -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("text", "names"),
     [
-        ("report", ["report:0", "report:1", "report:2", "report:3"]),
+        ("report", ["report:0", "report:1", "report:2"]),
         ("1,2", ["report:1", "report:2"]),
         ("tune:1", ["tune:1"]),
     ],

@@ -6,9 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from vla_cli.adapter import load_spec
+from vla_cli.configs import FinetuneConfig
 from vla_cli.errors import ConfigError
+from vla_cli.files import read_json
 from vla_cli.recipe import load_recipe, recipe_names
 from vla_cli.retention import RETENTION
+from vla_cli.stages import finetune
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -24,6 +28,61 @@ def test_a_copy_of_a_recipe_can_be_edited(tmp_path: Path) -> None:
     copy.write_text("method: lora\nrank: 16\nsteps: 10\n")
     recipe = load_recipe(str(copy), steps=20, rank=None)
     assert (recipe.name, recipe.rank, recipe.steps) == ("mine", 16, 20)
+
+
+@pytest.mark.parametrize(
+    ("guidance", "words"),
+    [
+        ("1.5", "guidance is not a mapping"),
+        ("{kind: contrast}", "guidance is not a mapping of kind and weight"),
+        ("{kind: contrast, weight: 1.5, prompt: x}", "guidance is not a mapping of kind and weight"),
+        ("{kind: cpg, weight: 1.5}", "kind is 'cpg', not one of contrast"),
+        ("{kind: 'null', weight: lots}", "weight is 'lots', not a finite number or auto"),
+        ("{kind: 'null', weight: .nan}", "weight is nan"),
+        ("{kind: 'null', weight: true}", "weight is True"),
+    ],
+)
+def test_impossible_guidance_is_refused(tmp_path: Path, guidance: str, words: str) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text(f"method: lora\nguidance: {guidance}\n")
+    with pytest.raises(ConfigError, match=words):
+        load_recipe(str(bad))
+
+
+@pytest.mark.parametrize(
+    ("guidance", "with_alternatives", "kind", "why"),
+    [
+        ("{kind: 'null', weight: 1.4}", False, "null", "the recipe's"),
+        ("{kind: contrast, weight: auto}", False, "none", "no --alternatives"),
+        # two steps leave the base's response to words as it was
+        ("{kind: contrast, weight: auto}", True, "none", "still responds as its base"),
+    ],
+)
+def test_a_recipes_guidance_becomes_the_adapters_default(
+    dataset: Path, base: Path, tmp_path: Path, guidance: str, with_alternatives: bool, kind: str, why: str
+) -> None:
+    recipe, others = tmp_path / "mine.yaml", tmp_path / "others.yaml"
+    recipe.write_text(f"method: lora\ncalibrate: true\nsteps: 2\nbatch_size: 4\nguidance: {guidance}\n")
+    others.write_text("- put the blue ball on the left plate\n- put the red block on the left plate\n")
+    out = tmp_path / "adapter"
+    given = others if with_alternatives else None
+    finetune.run(FinetuneConfig(dataset=dataset, base=str(base), out=out, recipe=str(recipe), alternatives=given))
+    found = load_spec(out).guidance
+    assert found["kind"] == kind and why in found["why"]
+    assert found["weight"] == (1.4 if kind == "null" else 1.0)
+    assert ("response" in read_json(out / "run.json")["facts"]) == with_alternatives
+
+
+def test_words_that_the_base_cannot_read_are_named(dataset: Path, base: Path, tmp_path: Path) -> None:
+    recipe, others = tmp_path / "mine.yaml", tmp_path / "others.yaml"
+    recipe.write_text("method: lora\nsteps: 1\nbatch_size: 4\nretention: {paraphrase: {phrasings: [shove it over]}}\n")
+    others.write_text("- put the teapot on the left plate\n")
+    out = tmp_path / "adapter"
+    finetune.run(FinetuneConfig(dataset=dataset, base=str(base), out=out, recipe=str(recipe), alternatives=others))
+    said = " ".join(read_json(out / "run.json")["warnings"])
+    assert "1 of the alternatives' words (teapot)" in said
+    assert "1 of the paraphrases' words (shove)" in said
+    assert "the instructions' words" not in said
 
 
 def test_all_problems_come_at_once(tmp_path: Path) -> None:

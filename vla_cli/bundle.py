@@ -88,7 +88,6 @@ def _card(spec: PolicySpec, run: dict[str, Any], report: Report | None, differen
         *_weights(spec),
         *_calibration(spec),
         "",
-        "",
         "## How to feed it",
         "",
         *_feeding(spec),

@@ -140,6 +140,10 @@ def finetune(
     vision: Annotated[str | None, typer.Option(help="full, frozen, lora or lora:RANK [recipe's].")] = None,
     language: Annotated[str | None, typer.Option(help="full, frozen, lora or lora:RANK [recipe's].")] = None,
     action: Annotated[str | None, typer.Option(help="full, frozen, lora or lora:RANK [recipe's].")] = None,
+    calibrate: Annotated[
+        bool | None,
+        typer.Option("--calibrate/--no-calibrate", help="Bring the deployment to the base first [recipe's]."),
+    ] = None,
     alternatives: Annotated[
         Path | None, typer.Option(help="YAML list of what else could be asked in the demonstrated scenes.")
     ] = None,

@@ -107,6 +107,7 @@ class FinetuneConfig(StageConfig):
         learning_rate: peak learning rate.
         rank: LoRA rank.
         vision, language, action: how one modality is adapted: full, frozen, lora or lora:RANK.
+        calibrate: fit explicit transforms to the base's own domain first; see vla_cli/calibration.
         alternatives: YAML list of what else could be asked in the demonstrated scenes; see vla_cli/instructions.
         replay: base-domain episodes or dataset: for calibration without the base's domain.json, and for methods that
             rehearse it or measure on it.
@@ -128,6 +129,7 @@ class FinetuneConfig(StageConfig):
     vision: str | None = None
     language: str | None = None
     action: str | None = None
+    calibrate: bool | None = None
     alternatives: Path | None = None
     replay: Path | None = None
     replay_fraction: float | None = None

@@ -5,6 +5,7 @@ method: full | lora | none                      for all three modalities; none t
 vision, language, action: full | frozen | lora | lora:RANK        one modality otherwise than `method`
 steps, batch_size, learning_rate, noise_draws, warmup, weight_decay, clip
 rank, alpha, heads: full | lora | auto          for LoRA
+compensate: true | false                        N / (1 - lambda) steps where retention methods fill a share lambda
 calibrate: true | false                         transforms between deployment and base first; see vla_cli/calibration
 adapt: always | when-needed                     when-needed: no weights where the calibrated base can do the task
 retention: {method: {option: value}}            see vla_cli/retention
@@ -50,6 +51,7 @@ class Recipe:
         rank, alpha: LoRA's; the delta is alpha / rank * B A.
         heads: how state and action projections are adapted with LoRA: "lora" (the output projection only), "full"
             (all of them trained outright), or "auto" (full when the robot is new to the base, else lora).
+        compensate: more steps, N / (1 - lambda), where retention methods fill a share lambda of each batch.
         calibrate: fit explicit transforms between the deployment and the base's own domain first.
         adapt: "always", or "when-needed": weights stay untouched where the calibrated base can do the task.
         retention: method name to its options.
@@ -73,6 +75,7 @@ class Recipe:
     rank: int = 8
     alpha: float = 8
     heads: str = "auto"
+    compensate: bool = False
     calibrate: bool = False
     adapt: str = "always"
     retention: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -154,8 +157,9 @@ def _problems(document: dict[str, Any]) -> list[str]:
             found.append(f"{key} is {value!r}, not full, frozen, lora or lora:RANK")
     if document.get("adapt", "always") not in ("always", "when-needed"):
         found.append(f"adapt is {document['adapt']!r}, not always or when-needed")
-    if not isinstance(document.get("calibrate", False), bool):
-        found.append(f"calibrate is {document['calibrate']!r}, not true or false")
+    for key in ("calibrate", "compensate"):
+        if not isinstance(document.get(key, False), bool):
+            found.append(f"{key} is {document[key]!r}, not true or false")
     optional = document.get("optional", {})
     if not isinstance(optional, dict) or any(
         not isinstance(needs, list) or set(needs) - {"replay", "alternatives"} for needs in optional.values()

@@ -256,3 +256,24 @@ def test_a_base_without_a_tokenizer_takes_one_from_elsewhere(base: Path, tmp_pat
         load_base(str(bare))
     _, prompts, _ = load_base(str(bare), tokenizer=str(base))
     assert prompts.words(PUT) == load(str(base), device="cpu").prompts.words(PUT)
+
+
+def test_what_was_trained_belongs_to_the_deployment(base: Path, adapter: Path, calibrated: Path) -> None:
+    """Pictures of the base's own domain get the bare base's actions, those of the deployment the adapter's."""
+    bare, adapted = load(str(base), device="cpu"), load(str(base), adapter, device="cpu")
+    calibration = load(str(base), calibrated, device="cpu").calibration
+    assert calibration is not None and calibration.told_apart
+    rng = np.random.default_rng(0)
+    own, here = (
+        np.clip(rng.normal(median, 3, (2, 1, 60, 60, 3)), 0, 255).astype(np.uint8)
+        for median in (calibration.base_medians[0], calibration.medians[0])
+    )
+    state, words = rng.uniform(0, 1, (4, 4)).astype(np.float32), [PUT, OTHER, PUT, OTHER]
+    noise = noise_for(bare, 4)
+    plain = adapted.act(here, state[2:], words[2:], noise[2:])
+    adapted.calibrate(calibration)
+    mixed = adapted.act(np.concatenate([own, here]), state, words, noise)
+    np.testing.assert_array_equal(mixed[:2], bare.act(own, state[:2], words[:2], noise[:2]))
+    assert not np.array_equal(mixed[2:], plain)
+    adapted.calibrate(None)
+    np.testing.assert_array_equal(adapted.act(here, state[2:], words[2:], noise[2:]), plain)

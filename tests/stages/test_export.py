@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pytest
 import torch
 from builders import assert_refused, contents
 from safetensors.torch import load_file, save_file
 
-from vla_cli.adapter import ADAPTER_WEIGHTS
+from vla_cli.adapter import ADAPTER_WEIGHTS, load_spec, save_spec
 from vla_cli.bundle import verify_digests
 from vla_cli.configs import ExportConfig, FinetuneConfig, SteerConfig
+from vla_cli.dataset import load_dataset
 from vla_cli.errors import InputError
+from vla_cli.files import read_json
 from vla_cli.policies.flow import load
 from vla_cli.stages import export, finetune, steer
 
@@ -94,3 +100,140 @@ def test_a_merged_model_reloads_with_a_tokenizer_from_elsewhere(dataset: Path, b
     finetune.run(train)
     summary = export.run(ExportConfig(adapter=tmp_path / "a", out=tmp_path / "bundle", merge=True))
     assert summary["max_abs_action_difference"]["merged"] < 1e-3
+
+
+PICTURE = "calibration/table_agentview_image.png"
+
+
+@pytest.fixture(scope="module")
+def bundle(calibrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The calibrated base as a bundle, merged too."""
+    out = tmp_path_factory.mktemp("export") / "bundle"
+    summary = export.run(ExportConfig(adapter=calibrated, out=out, merge=True))
+    assert summary["kind"] == "frozen"
+    assert summary["max_abs_action_difference"] == {"adapter": 0.0, "merged": 0.0}
+    assert summary["base_changed_by"] > 0.1, "the probes must be taken for pictures of this deployment"
+    return out
+
+
+def test_a_calibrated_base_is_exported_without_weights(bundle: Path, calibrated: Path) -> None:
+    assert not list(bundle.glob("*.safetensors"))
+    assert (bundle / PICTURE).read_bytes() == (calibrated / PICTURE).read_bytes()
+    assert {PICTURE, f"merged/{PICTURE}"} <= set(read_json(bundle / "digests.json"))
+    assert verify_digests(bundle) == len(contents(bundle)) - 1
+    planned = export.plan(ExportConfig(adapter=calibrated, out=bundle, merge=True))
+    assert planned["parts"] == ["policy.json", "calibration", "merged"]
+    assert planned["calibration"] == ["look", "camera", "action"]
+
+
+def test_a_changed_picture_of_the_table_is_noticed(bundle: Path, tmp_path: Path) -> None:
+    tampered = shutil.copytree(bundle, tmp_path / "bundle")
+    pixels = bytearray((tampered / PICTURE).read_bytes())
+    pixels[-20] ^= 1
+    (tampered / PICTURE).write_bytes(pixels)
+    with pytest.raises(InputError, match=r"table_agentview_image\.png was changed"):
+        verify_digests(tampered)
+
+
+def test_bundle_and_merged_model_act_through_the_calibration_in_the_deployment_alone(
+    bundle: Path, base: Path, dataset: Path
+) -> None:
+    bare = load(str(base), device="cpu")
+    policies = [load(str(base), bundle, device="cpu"), load(str(bundle / "merged"), device="cpu")]
+    demonstration = load_dataset(dataset).demonstrations[0]
+    here = demonstration.images["agentview_image"][:1][None]
+    there = np.clip(here * (np.array(policies[0].spec.calibration["base_medians"][0]) / np.median(here)), 0, 255)
+    noise = np.random.default_rng(0).standard_normal(bare.noise_shape(1), np.float32)
+    state, asked = demonstration.state[:1], ["put the blue ball on the left plate"]
+    for policy in policies:
+        assert policy.calibration is not None and policy.calibration.parts == ["look", "camera", "action"]
+        changed = policy.act(here, state, asked, noise) - bare.act(here, state, asked, noise)
+        assert np.abs(changed).max() > 1e-3
+        base_domain = there.astype(np.uint8)
+        assert np.array_equal(policy.act(base_domain, state, asked, noise), bare.act(base_domain, state, asked, noise))
+
+
+def test_the_card_says_what_was_calibrated_and_how_to_load_it(bundle: Path) -> None:
+    card = (bundle / "README.md").read_text()
+    for fact in (
+        "No weight was trained",
+        "light gains on red 1.00",
+        "of 60 x 60, turned by 6.1 degrees counter-clockwise",
+        "gain matrix [0.800 0.000; 0.000 0.850]",
+        "nearer to this deployment's",
+        "from vla_cli.policies.flow import load",
+        'policy = load("',
+    ):
+        assert fact in card, fact
+    assert "import PeftModel" not in card
+    merged = load_spec(bundle / "merged")
+    assert merged.kind == "base" and merged.calibration == load_spec(bundle).calibration
+
+
+def test_a_merged_calibrated_model_is_a_base_to_calibrate_again(bundle: Path, dataset: Path, tmp_path: Path) -> None:
+    """Its weights still are the base's, so the base's domain.json goes with them and gives the same transforms."""
+    again = tmp_path / "again"
+    finetune.run(FinetuneConfig(dataset=dataset, base=str(bundle / "merged"), out=again, recipe="calibrate"))
+    assert load_spec(again).calibration == load_spec(bundle).calibration
+
+
+def test_weights_trained_behind_a_calibration_are_exported_with_it(dataset: Path, base: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "both.yaml"
+    recipe.write_text("method: lora\ncalibrate: true\nsteps: 2\nbatch_size: 4\n")
+    trained = tmp_path / "adapter"
+    finetune.run(FinetuneConfig(dataset=dataset, base=str(base), out=trained, recipe=str(recipe)))
+    own = load_spec(trained)
+    own.calibration["delay"], own.calibration["timing"]["closed"] = 2, 0.4
+    own.calibration["parts"] += ["delay", "timing"]
+    save_spec(replace(own, guidance={"kind": "null", "weight": 1.4, "why": "a test"}), trained)
+    summary = export.run(ExportConfig(adapter=trained, out=tmp_path / "bundle", merge=True))
+    assert summary["max_abs_action_difference"]["adapter"] == 0.0
+    assert summary["max_abs_action_difference"]["merged"] < 1e-3
+    assert (tmp_path / "bundle" / "merged" / "domain.json").is_file()
+    card = (tmp_path / "bundle" / "README.md").read_text()
+    for fact in (
+        "`PeftModel` does not apply the calibration",
+        "import PeftModel",
+        "2 control steps later",
+        "with closed fingers 0.40",
+        "Default guidance at test time: null, weight 1.4 (a test)",
+    ):
+        assert fact in card, fact
+
+
+def test_weights_trained_on_the_deployment_itself_leave_the_bases_domain_behind(adapter: Path, tmp_path: Path) -> None:
+    export.run(ExportConfig(adapter=adapter, out=tmp_path / "bundle", merge=True))
+    assert not (tmp_path / "bundle" / "merged" / "domain.json").exists()
+
+
+def test_an_adapter_that_is_the_base_itself_is_refused(calibrated: Path, tmp_path: Path) -> None:
+    empty = shutil.copytree(calibrated, tmp_path / "empty")
+    save_spec(replace(load_spec(empty), calibration={}), empty)
+    assert_refused(
+        InputError,
+        tmp_path / "bundle",
+        lambda: export.run(ExportConfig(adapter=empty, out=tmp_path / "bundle")),
+        "no weights and no calibration",
+        "--recipe lora",
+    )
+
+
+def test_a_calibration_without_its_picture_is_refused(calibrated: Path, tmp_path: Path) -> None:
+    broken = shutil.copytree(calibrated, tmp_path / "broken")
+    (broken / PICTURE).unlink()
+    assert_refused(
+        InputError,
+        tmp_path / "bundle",
+        lambda: export.run(ExportConfig(adapter=broken, out=tmp_path / "bundle")),
+        "calibration",
+        "malformed",
+    )
+
+
+def test_the_training_runs_warnings_go_with_the_bundle(calibrated: Path, tmp_path: Path) -> None:
+    warned = shutil.copytree(calibrated, tmp_path / "warned")
+    run = read_json(warned / "run.json")
+    (warned / "run.json").write_text(json.dumps({**run, "warnings": ["something to know"]}))
+    export.run(ExportConfig(adapter=warned, out=tmp_path / "bundle"))
+    assert read_json(tmp_path / "bundle" / "run.json")["warnings"] == ["something to know"]
+    assert "- something to know" in (tmp_path / "bundle" / "README.md").read_text()

@@ -12,6 +12,7 @@ from builders import assert_refused, contents, robomimic_log
 from vla_cli.adapter import load_spec, save_spec
 from vla_cli.configs import FinetuneConfig, IngestConfig, PreprocessConfig, SteerConfig
 from vla_cli.errors import CheckFailed, ConfigError, InputError
+from vla_cli.files import read_json, write_json
 from vla_cli.report import load_report, load_rollouts
 from vla_cli.stages import finetune, ingest, preprocess, steer
 from vla_cli.worlds.contract import CONDITIONS
@@ -170,3 +171,22 @@ def test_adapters_of_different_tasks_are_refused(adapter: Path, tmp_path: Path) 
     save_spec(replace(spec, world={**spec.world, "env_kwargs": kwargs}), other)
     config = SteerConfig(adapters=(adapter, other), out=tmp_path / "r", episodes=2)
     assert_refused(ConfigError, tmp_path / "r", lambda: steer.run(config), "different scenes or tasks")
+
+
+def test_what_training_warned_of_is_said_again_with_the_policys_name(
+    adapter: Path, calibrated: Path, tmp_path: Path
+) -> None:
+    warned, empty = shutil.copytree(adapter, tmp_path / "warned"), shutil.copytree(calibrated, tmp_path / "empty")
+    write_json(warned / "run.json", {**read_json(warned / "run.json"), "warnings": ["it learns the sample by heart."]})
+    save_spec(replace(load_spec(empty), calibration={}, recipe="nothing"), empty)
+    asked = ("trained",)
+    steer.run(SteerConfig(adapters=(warned, calibrated, empty), out=tmp_path / "r", episodes=2, conditions=asked))
+    report = load_report(tmp_path / "r")
+    assert report.warnings == [
+        "lora: it learns the sample by heart.",
+        "nothing: It holds no weights and no calibration: its rows are the base's own.",
+    ]
+    assert report.settings["weights"] == {"lora": "lora", "calibrate": "frozen", "nothing": "frozen"}
+    assert report.settings["calibration"] == {"lora": [], "calibrate": ["look", "camera", "action"], "nothing": []}
+    same = [[(r.did, r.steps) for r in load_rollouts(tmp_path / "r") if r.policy == p] for p in ("base", "nothing")]
+    assert same[0] == same[1]

@@ -117,9 +117,18 @@ def measure_domain(demonstrations: Sequence[Demonstration], cameras: Sequence[st
             if actions
             else None
         )
-    medians = [median_colour(np.concatenate([d.images[c][::5] for d in demonstrations])) for c in cameras]
+    medians = [_median(demonstrations, c) for c in cameras]
     speeds = _tried("timing", unknown, lambda: measure_speeds(demonstrations, actions)) if actions else None
     return DomainFacts(looks, maps, medians, actions, speeds, unknown)
+
+
+def _median(demonstrations: Sequence[Demonstration], camera: str) -> np.ndarray:
+    """Median colour [3] of a camera's pictures, of the saturated pixels too where hardly any other is left."""
+    pictures = np.concatenate([d.images[camera][::5] for d in demonstrations])
+    try:
+        return median_colour(pictures)
+    except NotIdentified:
+        return np.median(pictures.reshape(-1, 3), axis=0).astype(np.float64)
 
 
 def save_domain(facts: DomainFacts, directory: Path) -> None:
@@ -282,7 +291,7 @@ class Calibration:
             "warps": [[m.document() for m in maps] if maps else None for maps in self.warps],
             "actions": facts.document() if facts else None,
             "ratio": self.ratio.round(6).tolist() if self.ratio is not None else None,
-            "limit": self.limit.round(6).tolist() if self.limit is not None else None,
+            "limit": self.limit.astype(float).round(6).tolist() if self.limit is not None else None,
             "delay": self.delay,
             "timing": self.timing.document(),
             "gripper_middle": list(self.middle),
@@ -371,7 +380,7 @@ def calibrate(
         timing=Timing(),
         middle=(0.0, 0.0),
         base_medians=base.medians,
-        medians=[median_colour(np.concatenate([d.images[c][::5] for d in demonstrations])) for c in cameras],
+        medians=[_median(demonstrations, c) for c in cameras],
         skipped=skipped,
     )
     if base.actions is None:

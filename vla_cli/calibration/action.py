@@ -115,9 +115,9 @@ def fit_gain(demonstrations: Sequence[Demonstration], positions: Sequence[int], 
             f"the commands explain only {min(fit.explained):.0%} of the displacements",
             "states and actions of one clock, with commands that act within a step",
         )
-    error = float(fit.slope_error.max() / np.abs(fit.slope).max())
+    error = float(fit.slope_error.max() / max(np.abs(fit.slope).max(), 1e-9))
     spread = np.linalg.svd(x - x.mean(0), compute_uv=False) / np.sqrt(len(x))
-    if error > LARGEST_ERROR or spread[-1] < LEAST_SPREAD * np.abs(x).max():
+    if error > LARGEST_ERROR or spread[-1] <= LEAST_SPREAD * np.abs(x).max():
         raise NotIdentified(
             f"the demonstrations do not command every direction (a gain is uncertain by {error:.0%})",
             "a demonstration that moves along each axis by itself",

@@ -22,13 +22,15 @@ import numpy as np
 from vla_cli.calibration.robust import Fit, NotIdentified, robust_fit
 from vla_cli.dataset import Demonstration
 
-MOST_PAIRS = 1500
+LEAST_PAIRS, MOST_PAIRS = 20, 1500
 NOISE_FACTOR = 6.0
 LEAST_DIFFERENCE = 8.0
 """Grey levels below which a difference is never taken for movement."""
 LARGEST_ERROR = 0.02
 """Standard error of a corner's place, as a share of the image's edge, above which the map is not used."""
 LEAST_EXPLAINED = 0.8
+LEAST_SPREAD = 1e-3
+"""Spread of the positions along their least used direction, as a share of the most used one."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,14 @@ def fit_camera(demonstrations: Sequence[Demonstration], camera: str, positions: 
         NotIdentified: nothing moves, the picture does not follow the position, or the positions do not spread.
     """
     where, seen = _movements(demonstrations, camera, list(positions))
-    if len(where) < 20:
+    if len(where) < LEAST_PAIRS:
+        steps, fast = _steps(demonstrations, list(positions))
+        moving = int(sum((moved > fast).sum() for moved in steps))
+        if moving < LEAST_PAIRS:
+            raise NotIdentified(
+                f"camera '{camera}': the gripper moves between only {moving} pairs of frames",
+                f"more demonstrations: {LEAST_PAIRS} pairs at the least",
+            )
         raise NotIdentified(
             f"camera '{camera}': only {len(where)} pairs of frames show movement",
             "a camera that stands still and sees the gripper move",
@@ -86,8 +95,8 @@ def fit_camera(demonstrations: Sequence[Demonstration], camera: str, positions: 
     error = _error(fit, where)
     if error > LARGEST_ERROR:
         raise NotIdentified(
-            f"camera '{camera}': the demonstrations move along too few directions "
-            f"(where a position is drawn is uncertain by {error:.1%} of the picture)",
+            f"camera '{camera}': the demonstrations move along too few directions (where a position is drawn is "
+            + (f"uncertain by {error:.1%} of the picture)" if np.isfinite(error) else "unknown beside a line)"),
             "a demonstration that moves the gripper across the whole table, in every direction",
         )
     return CameraMap(fit.slope.T, fit.intercept, error)
@@ -97,8 +106,7 @@ def _movements(
     demonstrations: Sequence[Demonstration], camera: str, positions: list[int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Half-way positions [N, P] and where the picture changed [N, 2], of successive frames that differ."""
-    steps = [np.linalg.norm(np.diff(d.state[:, positions], axis=0), axis=1) for d in demonstrations]
-    fast = 0.25 * np.quantile(np.concatenate(steps), 0.9)
+    steps, fast = _steps(demonstrations, positions)
     stride = max(1, sum(len(s) for s in steps) // MOST_PAIRS)
     where, seen = [], []
     for demonstration, moved in zip(demonstrations, steps, strict=True):
@@ -109,6 +117,12 @@ def _movements(
                 where.append((state[t] + state[t + 1]) / 2)
                 seen.append(centre)
     return np.array(where, float).reshape(-1, len(positions)), np.array(seen, float).reshape(-1, 2)
+
+
+def _steps(demonstrations: Sequence[Demonstration], positions: list[int]) -> tuple[list[np.ndarray], float]:
+    """How far each demonstration moves from frame to frame, [T - 1] each; and above what it is movement."""
+    steps = [np.linalg.norm(np.diff(d.state[:, positions], axis=0), axis=1) for d in demonstrations]
+    return steps, 0.25 * float(np.quantile(np.concatenate(steps), 0.9))
 
 
 def _centre_of_change(before: np.ndarray, after: np.ndarray) -> np.ndarray | None:
@@ -126,6 +140,9 @@ def _centre_of_change(before: np.ndarray, after: np.ndarray) -> np.ndarray | Non
 
 def _error(fit: Fit, where: np.ndarray) -> float:
     """Standard error of the map over the square that the positions span, in every direction alike."""
+    spread = np.linalg.svd(where - where.mean(0), compute_uv=False)
+    if spread[-1] < LEAST_SPREAD * spread[0]:
+        return float("inf")  # the covariance of a fit on a line knows nothing of what lies beside it
     reach = float((np.quantile(where, 0.98, axis=0) - np.quantile(where, 0.02, axis=0)).max()) / 2
     centre = np.median(where, axis=0)
     corners = [centre + reach * s for s in (*np.eye(len(centre)), *-np.eye(len(centre)), np.ones(len(centre)))]

@@ -51,6 +51,8 @@ SHADE = 1.18
 """Factor by which a landmark's brightness may differ from place to place."""
 NEAR = 22.0
 """Grey levels within which two colours are taken for the same."""
+MOST_REPAINTED = 2.0
+"""Largest factor, beside the light's, by which a landmark may be brighter or darker here than the base knows it."""
 
 
 @dataclass(frozen=True)
@@ -229,12 +231,13 @@ def fit_look(videos: Sequence[np.ndarray], base: Look) -> LookTransform:
     backdrop = np.round(_table_picture(episodes, still, same & ~still))
     tolerance = table_tolerance(backdrop, noise)
     field = np.exp(basis(*still.shape) @ lighting).reshape(*still.shape, 1)
-    balance = base.table / np.median((backdrop / field)[still], axis=0)
+    table = np.median((backdrop / field)[still], axis=0)
+    balance = base.table / table
     modes, shares = _things(frames, backdrop, tolerance, field)
     light, matched = match_palette(modes, base.palette)
     if matched < LEAST_MATCHED:
         return LookTransform(base.table, backdrop, noise, balance, lighting, "table", median)
-    landmark = _landmark(modes, shares, light, base)
+    landmark = _landmark(modes, shares, light, base, table)
     return LookTransform(base.table, backdrop, noise, light, lighting, "palette", median, landmark)
 
 
@@ -383,18 +386,25 @@ def _inner(things: np.ndarray) -> np.ndarray:
     return ndimage.binary_erosion(things, np.ones((1, 3, 3)))
 
 
-def _landmark(modes: np.ndarray, shares: np.ndarray, light: np.ndarray, base: Look) -> np.ndarray | None:
+def _landmark(
+    modes: np.ndarray, shares: np.ndarray, light: np.ndarray, base: Look, table: np.ndarray
+) -> np.ndarray | None:
     """The commonest colour that stays unknown under `light`, and the commonest one of the base's that is not here."""
     distance = np.linalg.norm(np.minimum(light * modes, 255.0)[:, None] - base.palette[None], axis=-1)
     known = distance.min(1) < 1.5 * NEAR
     claimed = set(distance.argmin(1)[known].tolist())
     free = [i for i in range(len(base.palette)) if i not in claimed]
-    unknown = [i for i in np.flatnonzero(~known) if modes[i].max() > 60]
-    if not free or not unknown:
+    if not free:
         return None
-    here, there = unknown[0], free[0]
-    alike = 1 / 3 < shares[here] / base.shares[there] < 3
-    return np.stack([modes[here], base.palette[there]]) if alike else None
+    there = base.palette[free[0]]
+    # few demonstrations leave patches of table unseen: those are no landmark, nor is what would have to change its hue
+    factors = np.log(there / np.maximum(light * modes, 1.0))
+    possible = (np.abs(factors).max(-1) < np.log(MOST_REPAINTED)) & (np.linalg.norm(modes - table, axis=-1) > NEAR)
+    unknown = [i for i in np.flatnonzero(~known & possible) if modes[i].max() > 60]
+    if not unknown:
+        return None
+    alike = 1 / 3 < shares[unknown[0]] / base.shares[free[0]] < 3
+    return np.stack([modes[unknown[0]], there]) if alike else None
 
 
 def match_palette(modes: np.ndarray, palette: np.ndarray) -> tuple[np.ndarray, int]:

@@ -9,8 +9,10 @@ State and actions are normalised with the policy's statistics and padded with ze
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -45,11 +47,19 @@ class FlowPolicy:
         self.device = device
         self.calibration: Calibration | None = None
         self._deltas: Deltas | None = None
+        # peft switches adapters in the model itself; a model that is never switched needs no turns
+        self._switch: AbstractContextManager[Any] = nullcontext()
 
     @property
     def config(self) -> Any:
         """The model's configuration."""
         return self.flow.config
+
+    def calibrate(self, calibration: Calibration | None) -> None:
+        """Act through a calibration from now on; None for none."""
+        self.calibration = calibration
+        switched = calibration is not None and hasattr(self.model, "disable_adapter")
+        self._switch = RLock() if switched else nullcontext()
 
     def collate(
         self,
@@ -117,13 +127,42 @@ class FlowPolicy:
             ConfigError: an instruction is one that the guidance moves away from.
         """
         self.model.eval()
-        here = None
-        if self.calibration is not None:
-            images = resized(images, self.calibration.image_size)
-            here = np.flatnonzero(self.calibration.is_here(images))
-            if len(here):
-                images = images.copy()
-                images[here] = self.calibration.observe(images[here])
+        if self.calibration is None:
+            return self._planned(images, state, instructions, noise, steps, guidance)
+        images, state = resized(images, self.calibration.image_size), np.asarray(state)
+        here = self.calibration.is_here(images)
+        chunks = np.empty((len(images), noise.shape[1], len(self.spec.action_names)), np.float32)
+        for which in (np.flatnonzero(here), np.flatnonzero(~here)):
+            if len(which) == 0:
+                continue
+            words, local = [instructions[i] for i in which], bool(here[which[0]])
+            seen = self.calibration.observe(images[which]) if local else images[which]
+            # in the base's own domain the base acts as it always did: what was trained belongs to the deployment
+            with nullcontext() if local else self._without_adapter():
+                found = self._planned(seen, state[which], words, noise[which], steps, guidance if local else None)
+            chunks[which] = self.calibration.command(found, state[which]) if local else found
+        return chunks
+
+    @contextmanager
+    def _without_adapter(self) -> Iterator[None]:
+        disable = getattr(self.model, "disable_adapter", None)
+        if disable is None:
+            yield
+            return
+        # switching is the model's state: nobody else may act with it meanwhile
+        with self._switch, disable():
+            yield
+
+    def _planned(
+        self,
+        images: np.ndarray,
+        state: np.ndarray,
+        instructions: Sequence[str],
+        noise: np.ndarray,
+        steps: int | None,
+        guidance: Guidance | None,
+    ) -> np.ndarray:
+        """Chunks [B, T, A] in the base's convention for what the base would see."""
         batch = self.collate(images, state, instructions)
         if guidance is not None and guidance.plain:
             guidance = None
@@ -134,11 +173,11 @@ class FlowPolicy:
             negatives = [self.collate(images, state, [text] * len(instructions)) for text in guidance.negatives]
         start = torch.from_numpy(np.asarray(noise, np.float32)).to(self.device)
         width, count = len(self.spec.action_names), steps or self.config.num_inference_steps
-        chunk = sample_chunk(self.flow, batch, start, steps=count, guidance=guidance, negatives=negatives, width=width)
-        actions = self.spec.actions.unnormalise(chunk[..., :width].cpu().numpy())
-        if self.calibration is not None and here is not None and len(here):
-            actions[here] = self.calibration.command(actions[here], np.asarray(state)[here])
-        return actions
+        with self._switch:
+            chunk = sample_chunk(
+                self.flow, batch, start, steps=count, guidance=guidance, negatives=negatives, width=width
+            )
+        return self.spec.actions.unnormalise(chunk[..., :width].cpu().numpy())
 
     def velocities(self, batch: Batch, noisy: Tensor, timestep: Tensor) -> Tensor:
         """Velocity [B, T, A_max] at a_t `noisy` [B, T, A_max] and flow time `timestep` [B], differentiable."""
@@ -265,5 +304,5 @@ def load(base: str, adapter: Path | None = None, *, device: str = "auto", spec: 
     policy = FlowPolicy(model, prompts, spec, pick_device(device))
     directory = adapter if adapter is not None else files.directory
     if spec.calibration and (adapter is not None or has_spec(directory)):
-        policy.calibration = Calibration.load(spec.calibration, directory)
+        policy.calibrate(Calibration.load(spec.calibration, directory))
     return policy

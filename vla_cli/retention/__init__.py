@@ -13,6 +13,7 @@ that it needs; every other call does nothing:
     watch(done)                   metrics and warnings at checkpoints and at the end
     after_training()              change the weights one last time
     facts()                       what it did, for run.json
+    pictures()                    and as SVG files beside the adapter
 
 Nothing random is carried from step to step, so that a resumed run ends with the same bytes: what a method draws comes
 from the generators of `Step`, which are seeded by (seed, step, method).
@@ -220,6 +221,10 @@ class Method:
 
     def facts(self) -> dict[str, Any]:
         """What was done, as JSON values."""
+        return {}
+
+    def pictures(self) -> dict[str, str]:
+        """File name to SVG: what is better seen than read; written beside the adapter."""
         return {}
 
 

@@ -90,6 +90,10 @@ class Composition:
         """What was done, by method."""
         return {name: method.facts() for name, method in self.methods.items()}
 
+    def pictures(self) -> dict[str, str]:
+        """File name to SVG, of all methods."""
+        return {file: svg for method in self.methods.values() for file, svg in method.pictures().items()}
+
     def _rng(self, number: int, name: str, purpose: str) -> np.random.Generator:
         return np.random.default_rng([self.seed, number, crc32(f"{name}/{purpose}".encode())])
 

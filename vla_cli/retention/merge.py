@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from vla_cli.errors import ConfigError
+from vla_cli.pareto import Point, pareto_svg
 from vla_cli.retention import Context, Learner, Method, read_options
 from vla_cli.retention.moments import Counterfactuals
 from vla_cli.windows import Samples, Windows
@@ -143,6 +144,20 @@ class Merge(Method):
                 steer_windows=self._curves.steer_windows,
             )
         return found
+
+    def pictures(self) -> dict[str, str]:
+        """The sweep as a Pareto plot."""
+        if not self._sweep:
+            return {}
+        taken = next(self._used[m] for m, wish in self._wished.items() if wish == AUTO)
+        points = [Point(f"{r['alpha']:g}", r["steer"], r["fit"], chosen=r["alpha"] == taken) for r in self._sweep]
+        svg = pareto_svg(
+            points,
+            title="Merging with the base: how far to go back (alpha)",
+            x_name="distance from the base under other instructions (lower listens better)",
+            y_name="loss on the demonstrations (lower fits better)",
+        )
+        return {"merge.svg": svg}
 
     def _factors(self, alpha: float) -> dict[str, float]:
         return {m: alpha if wish == AUTO else float(wish) for m, wish in self._wished.items()}

@@ -16,7 +16,7 @@ from vla_cli.calibration import Calibration, DomainFacts, calibrate, load_domain
 from vla_cli.configs import FinetuneConfig
 from vla_cli.dataset import Dataset, load_dataset
 from vla_cli.errors import ConfigError, InputError
-from vla_cli.files import building, check_output, is_complete, read_json
+from vla_cli.files import building, check_output, is_complete, read_json, write_text
 from vla_cli.guidance import PLAIN_KIND, Guidance, negatives_of
 from vla_cli.instructions import Alternative, document, load_alternatives
 from vla_cli.policies.adaptation import Layout, count_parameters, estimate, make_trainable, save_trained
@@ -116,6 +116,7 @@ def _prepare(config: FinetuneConfig) -> Plan:
         vision=config.vision,
         language=config.language,
         action=config.action,
+        calibrate=config.calibrate,
         **({"rank": config.rank, "alpha": config.rank} if config.rank else {}),
     )
     recipe = _with_replay_fraction(recipe, config)
@@ -273,8 +274,10 @@ def _train(prepared: Plan, partial: Path, progress: Progress) -> RunRecord:
     frozen = lru_cache(maxsize=1)(lambda: _frozen_policy(prepared))
     hooks = _retention(prepared, dataset, policy, demonstrations, replay, record, frozen)
     _check_words(prepared, policy, hooks, record, progress)
+    # the demonstrations are seen as often as without the windows that others fill: N / (1 - lambda) steps
+    steps = round(recipe.steps * recipe.batch_size / hooks.own) if recipe.compensate else recipe.steps
     settings = Settings(
-        steps=recipe.steps,
+        steps=steps,
         learning_rate=recipe.learning_rate,
         noise_draws=recipe.noise_draws,
         warmup=recipe.warmup,
@@ -288,11 +291,13 @@ def _train(prepared: Plan, partial: Path, progress: Progress) -> RunRecord:
         record.warn(warning)
         progress.note(warning)
     hooks.after_training()
+    for file, svg in hooks.pictures().items():
+        write_text(partial / file, svg)
     if recipe.guidance.get("weight") == AUTO:
         spec = replace(spec, guidance=_measured_guidance(prepared, policy, frozen, demonstrations, record))
     save_trained(policy.model, partial, base_name=config.base)
     save_spec(spec, partial)
-    record.counts = {**_episode_counts(prepared), "steps": recipe.steps}
+    record.counts = {**_episode_counts(prepared), "steps": steps}
     record.facts = {
         **record.facts,
         "trained_parameters": count_parameters(policy.model),
@@ -446,7 +451,7 @@ def _weights_needed(prepared: Plan, calibration: Calibration | None, record: Run
     if recipe.adapt == "always" or prepared.spec.statistics_from != "base":
         return True
     policy = _frozen_policy(prepared)
-    policy.calibration = calibration
+    policy.calibrate(calibration)
     windows = Windows(prepared.dataset.split("train"), prepared.spec.cameras, prepared.spec.chunk_size)
     closed = calibration.closed if calibration is not None else None
     found = measure_competence(policy, windows, closed=closed, seed=prepared.config.seed)

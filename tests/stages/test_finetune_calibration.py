@@ -1,0 +1,121 @@
+"""`vla finetune --recipe calibrate`: transforms in the open, the base's weights untouched, and a policy that obeys."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from builders import contents, robomimic_log
+
+from vla_cli.adapter import load_spec
+from vla_cli.configs import FinetuneConfig, IngestConfig, PreprocessConfig
+from vla_cli.dataset import load_dataset
+from vla_cli.files import read_json
+from vla_cli.policies.flow import load
+from vla_cli.stages import finetune, ingest, preprocess
+from vla_cli.suites import SUITES
+from vla_cli.worlds.tabletop.world import TabletopWorld
+
+EPISODES = 20
+
+
+def config(dataset: Path, base: Path, out: Path, **options: object) -> FinetuneConfig:
+    return FinetuneConfig(dataset=dataset, base=str(base), out=out, **{"recipe": "calibrate", **options})  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def bare_base(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The base without the facts about its own domain."""
+    copy = tmp_path_factory.mktemp("bare") / "base"
+    shutil.copytree(base, copy)
+    (copy / "domain.json").unlink()
+    return copy
+
+
+def success(base: Path, adapter: Path, condition: str) -> int:
+    policy = load(str(base), adapter, device="cpu")
+    world = TabletopWorld("", policy.spec.world)
+    findings = SUITES.get("closed-loop")(
+        {"calibrated": policy}, world, episodes=EPISODES, seed=1, conditions=[condition], films=0
+    )
+    return sum(rollout.success for rollout in findings.rollouts)
+
+
+def test_the_adapter_holds_transforms_and_no_weights(calibrated: Path) -> None:
+    spec = load_spec(calibrated)
+    assert spec.kind == "frozen"
+    assert set(contents(calibrated)) == {"policy.json", "run.json", "calibration/table_agentview_image.png"}
+    assert {"look", "camera", "action"} <= set(spec.calibration["parts"])
+    assert np.allclose(spec.calibration["ratio"], np.diag([0.8, 0.85]), atol=0.01)
+    run = read_json(calibrated / "run.json")
+    assert run["counts"]["steps"] == 0 and run["skipped"] == []
+    assert run["facts"]["calibration"] == spec.calibration
+
+
+def test_it_acts_on_raw_observations(calibrated: Path, base: Path, dataset: Path) -> None:
+    policy = load(str(base), calibrated, device="cpu")
+    demonstration = load_dataset(dataset).demonstrations[0]
+    noise = np.zeros(policy.noise_shape(1), np.float32)
+    images = demonstration.images["agentview_image"][:1, None]
+    chunk = policy.act(images, demonstration.state[:1], demonstration.instructions, noise)
+    assert chunk.shape == (1, policy.spec.chunk_size, 3) and np.isfinite(chunk).all()
+
+
+@pytest.mark.parametrize("condition", ["novel-both", "base-domain"])
+def test_it_follows_instructions_that_were_never_shown(calibrated: Path, base: Path, condition: str) -> None:
+    assert success(base, calibrated, condition) >= 0.9 * EPISODES
+
+
+def test_a_calibration_is_undone_by_deleting_its_key(calibrated: Path, base: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "adapter"
+    shutil.copytree(calibrated, bare)
+    document = json.loads((bare / "policy.json").read_text())
+    del document["calibration"]
+    (bare / "policy.json").write_text(json.dumps(document))
+    policy, own = load(str(base), bare, device="cpu"), load(str(base), device="cpu")
+    assert policy.calibration is None
+    rng = np.random.default_rng(0)
+    images, state = rng.integers(0, 256, (2, 1, 60, 60, 3)).astype(np.uint8), rng.uniform(0, 1, (2, 4))
+    noise = rng.standard_normal(policy.noise_shape(2)).astype(np.float32)
+    words = ["put the red block on the left plate"] * 2
+    assert np.array_equal(policy.act(images, state, words, noise), own.act(images, state, words, noise))
+
+
+def test_two_runs_give_the_same_bytes(calibrated: Path, dataset: Path, base: Path, tmp_path: Path) -> None:
+    finetune.run(config(dataset, base, tmp_path / "out"))
+    assert contents(tmp_path / "out") == contents(calibrated)
+
+
+def test_a_dry_run_writes_nothing(dataset: Path, base: Path, tmp_path: Path) -> None:
+    plan = finetune.plan(config(dataset, base, tmp_path / "out"))
+    assert plan["recipe"]["calibrate"] is True
+    assert plan["estimate"]["trained_parameters"] == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_robot_is_told_why_nothing_was_calibrated(base: Path, tmp_path: Path) -> None:
+    source = robomimic_log(tmp_path / "log.hdf5")
+    ingest.run(IngestConfig(source=source, out=tmp_path / "episodes", instruction="put the red block down"))
+    preprocess.run(PreprocessConfig(episodes=tmp_path / "episodes", out=tmp_path / "dataset"))
+    summary = finetune.run(config(tmp_path / "dataset", base, tmp_path / "out"))
+    assert any("Nothing was calibrated" in text and "new to the base" in text for text in summary["warnings"])
+    assert load_spec(tmp_path / "out").calibration == {}
+
+
+def test_a_base_without_domain_facts_is_measured_from_replay(
+    dataset: Path, replay: Path, bare_base: Path, calibrated: Path, tmp_path: Path
+) -> None:
+    summary = finetune.run(config(dataset, bare_base, tmp_path / "out", replay=replay))
+    assert summary["warnings"] == []
+    found, shipped = load_spec(tmp_path / "out").calibration, load_spec(calibrated).calibration
+    assert found["parts"] == shipped["parts"]
+    assert np.allclose(found["ratio"], shipped["ratio"], atol=1e-3)
+
+
+def test_without_domain_facts_and_replay_a_warning_says_how(dataset: Path, bare_base: Path, tmp_path: Path) -> None:
+    summary = finetune.run(config(dataset, bare_base, tmp_path / "out"))
+    assert any("Nothing was calibrated" in text and "--replay" in text for text in summary["warnings"])
+    assert load_spec(tmp_path / "out").calibration == {}
