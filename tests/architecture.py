@@ -33,6 +33,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "hdf5",
         "instructions",
         "intervals",
+        "matching",
         "pareto",
         "recipe",
         "replay",

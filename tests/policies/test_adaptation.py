@@ -93,7 +93,7 @@ def test_uneven_layouts_come_back_bit_for_bit(base: Path, adapter: Path, tmp_pat
 
 @pytest.mark.parametrize("layout", [Layout({}, full=MODALITIES), Layout(EVEN), Layout({"action": 8}, full=("vision",))])
 def test_deltas_are_zero_at_the_start_and_scale_exactly(base: Path, layout: Layout) -> None:
-    model, prompts, _ = load_base(str(base))
+    model, _, _ = load_base(str(base))
     bare = {name: p.detach().clone() for name, p in model.named_parameters()}
     wrapped = make_trainable(model, layout, train_heads=False, seed=0)
     deltas = Deltas(wrapped)

@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 
 from vla_cli.adapter import Kind, PolicySpec, has_spec, load_spec, save_spec
+from vla_cli.calibration import FILE_NAME as DOMAIN
 from vla_cli.calibration import Calibration, DomainFacts, calibrate, load_domain, measure_domain
 from vla_cli.configs import FinetuneConfig
 from vla_cli.dataset import Dataset, load_dataset
 from vla_cli.errors import ConfigError, InputError
 from vla_cli.files import building, check_output, is_complete, read_json, write_text
-from vla_cli.guidance import PLAIN_KIND, Guidance, negatives_of
+from vla_cli.guidance import Guidance, negatives_of
 from vla_cli.instructions import Alternative, document, load_alternatives
+from vla_cli.matching import Base, adapted_spec, plain_guidance
 from vla_cli.policies.adaptation import Layout, count_parameters, estimate, make_trainable, save_trained
 from vla_cli.policies.checkpoint import BaseFiles, load_base, load_config, locate_base
 from vla_cli.policies.competence import ENOUGH, measure_competence
@@ -38,8 +40,6 @@ STAGE = "finetune"
 HELD_OUT_WINDOWS = 64
 RESPONSE_WINDOWS = 32
 """Frames of the demonstrations at which the response to words is measured for `guidance: {weight: auto}`."""
-LARGEST_SCORE = 10.0
-"""Above this normalised value the base's statistics do not describe the new robot's data any more."""
 
 
 @dataclass
@@ -127,7 +127,8 @@ def _prepare(config: FinetuneConfig) -> Plan:
         )
     files = locate_base(config.base)
     warnings: list[str] = []
-    spec = _spec(dataset, files, recipe, config.tokenizer, warnings)
+    base = _base(files)
+    spec = adapted_spec(dataset, base, recipe, kind=_kind(recipe), tokenizer=config.tokenizer, warnings=warnings)
     instructions = sorted({text for d in dataset.split("train") for text in d.instructions})
     if not instructions:
         warnings.append(
@@ -143,12 +144,25 @@ def _prepare(config: FinetuneConfig) -> Plan:
         "recipe": recipe.document(),
         "dataset": describe_input(config.dataset),
         "base": {"name": files.reference.name, "digest": files.reference.digest},
+        "domain": describe_input(files.directory / DOMAIN) if (files.directory / DOMAIN).is_file() else None,
         "replay": describe_input(config.replay) if config.replay else None,
     }
     # they change speed, or how often the run can be picked up again, not what comes out of it
     for key in ("checkpoint_every", "threads"):
         request.pop(key)
     return Plan(config, recipe, dataset, files, spec, request, warnings, alternatives)
+
+
+def _base(files: BaseFiles) -> Base:
+    model = load_config(files.directory)
+    return Base(
+        reference=files.reference,
+        own=load_spec(files.directory) if has_spec(files.directory) else None,
+        action_limit=model.max_action_dim,
+        state_limit=model.max_state_dim,
+        image_size=model.vlm_config.vision_config.image_size,
+        chunk_size=model.chunk_size,
+    )
 
 
 def _with_replay_fraction(recipe: Recipe, config: FinetuneConfig) -> Recipe:
@@ -161,99 +175,6 @@ def _with_replay_fraction(recipe: Recipe, config: FinetuneConfig) -> Recipe:
         )
     rehearsal = {**recipe.retention["rehearsal"], "fraction": config.replay_fraction}
     return Recipe(**{**recipe.document(), "retention": {**recipe.retention, "rehearsal": rehearsal}})
-
-
-def _spec(dataset: Dataset, files: BaseFiles, recipe: Recipe, tokenizer: str, warnings: list[str]) -> PolicySpec:
-    """How the adapted policy is to be fed: the base's own way where it fits, else the dataset's."""
-    model = load_config(files.directory)
-    own = load_spec(files.directory) if has_spec(files.directory) else None
-    for noun, names, limit in (
-        ("action", dataset.action_names, model.max_action_dim),
-        ("state", dataset.state_names, model.max_state_dim),
-    ):
-        if len(names) > limit:
-            raise InputError(
-                f"The dataset has {len(names)} {noun} dimensions, but the base takes at most {limit}",
-                expected=f"at most {limit}",
-                hint=f"vla preprocess with --{noun}-dims, e.g. --{noun}-dims 0-{limit - 1} "
-                f"(they are: {', '.join(names[:4])}, ..., {names[-1]})",
-            )
-    instructions = list(dict.fromkeys(text for d in dataset.split("train") for text in d.instructions))
-    keep = own is not None and _fits(dataset, own, warnings)
-    statistics = (own.state, own.actions) if own is not None and keep else _dataset_statistics(dataset)
-    if own is not None and abs(own.rate_hz - dataset.rate_hz) > 0.05 * own.rate_hz:
-        warnings.append(
-            f"The dataset's control rate is {dataset.rate_hz:g} Hz, the base's {own.rate_hz:g} Hz: "
-            "one chunk covers another length of time than the base learned."
-        )
-    return PolicySpec(
-        family="flow",
-        kind=_kind(recipe),
-        cameras=dataset.cameras,
-        image_size=own.image_size if own else model.vlm_config.vision_config.image_size,
-        state_names=dataset.state_names,
-        action_names=dataset.action_names,
-        rate_hz=dataset.rate_hz,
-        chunk_size=model.chunk_size,
-        execute_steps=own.execute_steps if own else max(1, model.chunk_size // 2),
-        state=statistics[0],
-        actions=statistics[1],
-        statistics_from="base" if keep else "dataset",
-        instructions=instructions,
-        base=files.reference,
-        recipe=recipe.name,
-        tokenizer=tokenizer,
-        world=dataset.world,
-        guidance=_guidance(recipe, instructions, warnings),
-    )
-
-
-def _guidance(recipe: Recipe, instructions: list[str], warnings: list[str]) -> dict[str, Any]:
-    """The recipe's default guidance, as `policy.json` says it; plain where a weight is still to be measured."""
-    if not recipe.guidance:
-        return _plain("the recipe names none")
-    kind = recipe.guidance["kind"]
-    try:
-        negatives_of(kind, instructions)
-    except ConfigError:
-        why = f"the recipe's '{kind}' moves away from the trained instruction, and there is none"
-        warnings.append(f"The adapter gets no default guidance: {why}.")
-        return _plain(why)
-    if recipe.guidance["weight"] == AUTO:
-        return _plain("the weights are the base's, and so is the response to words")
-    return {"kind": kind, "weight": recipe.guidance["weight"], "why": "the recipe's"}
-
-
-def _plain(why: str) -> dict[str, Any]:
-    return {"kind": PLAIN_KIND, "weight": 1.0, "why": why}
-
-
-def _dataset_statistics(dataset: Dataset) -> tuple[Any, Any]:
-    return dataset.statistics.state, dataset.statistics.actions
-
-
-def _fits(dataset: Dataset, own: PolicySpec, warnings: list[str]) -> bool:
-    """Whether the base's statistics describe this robot: equal widths, and no value far outside."""
-    state, actions = dataset.statistics.state, dataset.statistics.actions
-    if (len(state), len(actions)) != (len(own.state), len(own.actions)):
-        warnings.append(
-            f"The dataset has {len(state)} state and {len(actions)} action dimensions, the base was trained with "
-            f"{len(own.state)} and {len(own.actions)}: this robot is new to the base. The dataset's own statistics are "
-            "used and the state and action projections are trained outright; little of what the base could do "
-            "can be expected to carry over."
-        )
-        return False
-    largest = max(
-        float(np.abs(base.normalise(bound)).max())
-        for base, found in ((own.state, state), (own.actions, actions))
-        for bound in (found.q01, found.q99)
-    )
-    if largest > LARGEST_SCORE:
-        warnings.append(
-            f"Under the base's statistics the demonstrations reach {largest:.1f} standard deviations: other units? "
-            "The dataset's own statistics are used."
-        )
-    return largest <= LARGEST_SCORE
 
 
 def _train(prepared: Plan, partial: Path, progress: Progress) -> RunRecord:
@@ -366,7 +287,7 @@ def _measured_guidance(
     probe = Guidance(kind, 1.0, negatives_of(kind, spec.instructions))
     others = [a.instruction for a in prepared.alternatives if probe.covers(a.instruction)]
     if not others:
-        return _plain("its weight is to be measured with other instructions, and no --alternatives were given")
+        return plain_guidance("its weight is to be measured with other instructions, and no --alternatives were given")
     rows = np.linspace(0, len(demonstrations) - 1, min(RESPONSE_WINDOWS, len(demonstrations))).astype(int)
     found = measure_response(
         policy,
