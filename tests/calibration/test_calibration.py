@@ -127,6 +127,18 @@ def test_a_saturated_camera_leaves_the_look_out_and_the_rest_in() -> None:
     assert "action" in found.parts and found.told_apart
 
 
+@pytest.mark.parametrize("shift", ["V", "W"])
+def test_a_part_is_undone_by_editing_its_entry(shift: str, tmp_path: Path) -> None:
+    fitted(shift).save(tmp_path)
+    document = fitted(shift).document()
+    images, actions = frames(shift)[:3], np.full((3, 8, 3), 0.3, np.float32)
+    edited = {**document, "looks": [None], "warps": [None], "ratio": None}
+    found = Calibration.load(edited, tmp_path)
+    assert found.parts == []
+    assert np.array_equal(found.observe(images), images)
+    assert np.array_equal(found.command(actions, np.zeros((3, 4))), actions)
+
+
 @pytest.mark.parametrize("shift", ["V", "W", "T"])
 def test_deployment_and_base_are_told_apart(shift: str) -> None:
     found = fitted(shift)

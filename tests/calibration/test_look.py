@@ -108,6 +108,12 @@ def test_a_camera_that_moves_shows_no_table_and_leaves_white_balance() -> None:
     assert np.array_equal(found.lighting, np.zeros(6))
 
 
+def test_things_that_are_never_moved_are_not_taken_for_table() -> None:
+    for videos in ([shown("V")[0].images[CAMERA]], [d.images[CAMERA] for d in shown("V")[:1] * 6]):
+        found = fit_look(videos, base_look())
+        assert found.backdrop is None and found.light_from == "table"
+
+
 def test_a_saturated_picture_is_refused() -> None:
     with pytest.raises(NotIdentified, match="saturated"):
         look_of(replace(DOMAINS["V"], light=(4.0, 4.0, 4.0)), 3)

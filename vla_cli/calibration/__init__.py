@@ -365,8 +365,12 @@ def calibrate(
     """
     skipped = {part: "not asked for" for part in PARTS if part not in parts}
     wanted = [part for part in PARTS if part in parts]
-    looks = _looks(demonstrations, cameras, base, skipped) if "look" in wanted else [None] * len(cameras)
-    warps = _warps(demonstrations, cameras, base, skipped) if "camera" in wanted else [None] * len(cameras)
+    looks: list[LookTransform | None] = [None] * len(cameras)
+    warps: list[tuple[CameraMap, CameraMap] | None] = [None] * len(cameras)
+    if "look" in wanted:
+        looks = _looks(demonstrations, cameras, base, skipped)
+    if "camera" in wanted:
+        warps = _warps(demonstrations, cameras, base, skipped)
     size = demonstrations[0].images[cameras[0]].shape[1:3]
     found = Calibration(
         cameras=list(cameras),

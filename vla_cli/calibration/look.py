@@ -16,8 +16,9 @@ and then, pixel by pixel,
     anything else    ->  pixel * light / lighting(x)
 
 Colours are corrected by multiplication (von Kries): an additive map would turn a black gripper grey.
-Assumptions, each checked: the camera stands still; the table fills more of the picture than anything else; light
-changes slowly across the picture. Saturated pixels are left out of every estimate.
+Assumptions, each checked: the camera stands still; the table fills more of the picture than anything else; things are
+put down anew for each demonstration; light changes slowly across the picture. Saturated pixels are left out of every
+estimate.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ STILL = 0.012
 """Relative spread between episodes (beyond noise) up to which a pixel stands still."""
 LEAST_TABLE = 0.25
 """Share of the picture that the table must fill."""
+MOST_TABLE = 0.98
+"""Share of the picture above which nothing was moved between the demonstrations, so that things look like table."""
 BIN = 24
 """Edge in grey levels of the colour bins in which modes are looked for."""
 RING = 48
@@ -256,7 +259,7 @@ def _first(video: np.ndarray) -> np.ndarray:
 
 
 def _still_region(episodes: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray] | None:
-    """The table, and all that looks the same in all episodes [E, H, W, 3], both [H, W] bool; None if too small."""
+    """The table, and all that looks the same in all episodes [E, H, W, 3], both [H, W] bool; None if none is told."""
     middle = np.median(episodes, axis=0)
     spread = 1.4826 * np.median(np.abs(episodes - middle), axis=0)
     # a rim that a thing crosses in a fifth of the episodes is no table: look at the tails as well
@@ -264,10 +267,16 @@ def _still_region(episodes: np.ndarray, noise: float) -> tuple[np.ndarray, np.nd
     varies = np.maximum(spread, tails / 2.56).max(-1)
     # a median over some twenty frames has little of the sensor's noise left
     same = varies < 0.5 * noise + STILL * middle.max(-1)
-    same = ndimage.binary_opening(same, iterations=1) | ndimage.binary_erosion(same)
-    labels, _ = ndimage.label(same)
+    same = np.asarray(ndimage.binary_opening(same), bool)
+    labels, _ = regions(same)
     region = labels == np.bincount(labels[same]).argmax() if same.any() else same
-    return (region, same) if region.mean() > LEAST_TABLE else None
+    return (region, same) if LEAST_TABLE < region.mean() < MOST_TABLE else None
+
+
+def regions(mask: np.ndarray) -> tuple[np.ndarray, int]:
+    """Number the 4-connected regions of a mask [H, W] bool: labels [H, W] from 1, 0 outside, and how many."""
+    found: Any = ndimage.label(mask)
+    return np.asarray(found[0]), int(found[1])
 
 
 def _lighting(backdrop: np.ndarray, still: np.ndarray) -> np.ndarray:
@@ -299,7 +308,7 @@ def _table_picture(episodes: np.ndarray, table: np.ndarray, islands: np.ndarray)
         islands: [H, W] bool, looks the same in all episodes but is cut off from the table: the middle of a thing.
     """
     picture = np.where(table[..., None], np.median(episodes, axis=0), np.nan).astype(np.float32)
-    labels, count = ndimage.label(~table)
+    labels, count = regions(~table)
     for number in range(1, count + 1):
         region = labels == number
         ring = picture[ndimage.binary_dilation(region, iterations=3) & table]
@@ -320,7 +329,7 @@ def _thing_colours(episodes: np.ndarray, region: np.ndarray, islands: np.ndarray
     """Colours [K, 3] in a region that are not the table's beside it."""
     modes, _ = colour_modes(episodes[:, region].reshape(-1, 3), least=0.03)
     foreign = modes[_nearest(modes, ring) > NEAR]
-    middles, count = ndimage.label(islands)
+    middles, count = regions(islands)
     own = [np.median(episodes[:, middles == i].reshape(-1, 3), axis=0) for i in range(1, count + 1)]
     return np.concatenate([foreign, np.array(own).reshape(-1, 3)])
 

@@ -121,9 +121,10 @@ def fit_timing(base: Speeds, here: Speeds) -> Timing:
     found = {}
     for name in (*PHASES, *FLIPS):
         own, shown = getattr(base, name), getattr(here, name)
-        seen = own is not None and shown is not None
-        slower = seen and shown / max(here.top, 1e-9) < SLOWER * own / max(base.top, 1e-9)
-        found[name] = shown if slower else None
+        if own is None or shown is None:
+            continue
+        if shown / max(here.top, 1e-9) < SLOWER * own / max(base.top, 1e-9):
+            found[name] = shown
     return Timing(**found)
 
 

@@ -5,9 +5,12 @@ predictions for other frames.
 
     competence = 1 - error / error of a random pairing           1 perfect, 0 no better than chance
 
-The error is the mean absolute difference in standard deviations of the actions. Operators differ in pace and path, so a
-competent policy is far from 1. It is taken apart by phase (fingers open, closed): a policy that reaches for the right
-thing but cannot carry it is not competent.
+The error is the mean absolute difference in standard deviations of the actions. It is taken apart by phase (fingers
+open, closed): a policy that reaches for the right thing but cannot carry it is not competent.
+
+Operators differ: one goes straight, another along one axis first, a third takes her time. Where *some* of them move as
+the base would, its way of doing the task is one that was shown to work. Where nobody does, there is something to learn.
+So competence is measured for each demonstration, and its upper quartile counts.
 """
 
 from __future__ import annotations
@@ -21,10 +24,13 @@ import numpy as np
 from vla_cli.adapter import PolicySpec
 from vla_cli.windows import Windows
 
-FRAMES = 192
-ENOUGH = 0.25
+DEMONSTRATIONS, FRAMES = 16, 20
+"""How many are looked at, and frames of each."""
+QUARTILE = 0.75
+ENOUGH = 0.55
 """Competence, in the worst phase, above which weights are left alone."""
-LEAST_FRAMES = 16
+LEAST_FRAMES = 3
+"""Frames of a phase that a demonstration must have to be counted there."""
 
 
 class Acting(Protocol):
@@ -82,18 +88,31 @@ def measure_competence(
         closed: state [B, S] to whether the fingers are closed [B]; None where no gripper is known.
         seed: of flow noise and random pairing.
     """
-    samples = windows.gather(np.unique(np.linspace(0, len(windows) - 1, FRAMES).astype(int)))
+    chosen, owner = _frames(windows)
+    samples = windows.gather(chosen)
     rng = np.random.default_rng([seed, 77])
     noise = rng.standard_normal(policy.noise_shape(len(samples)), np.float32)
     predicted = policy.act(samples.images, samples.state, samples.instructions, noise)
     scores = policy.spec.actions.normalise(predicted), policy.spec.actions.normalise(samples.actions)
     fingers = closed(samples.state) if closed is not None else np.zeros(len(samples), bool)
-    parts = {}
+    parts: dict[str, float | None] = {}
     for name, rows in {"all": np.ones(len(samples), bool), "open": ~fingers, "closed": fingers}.items():
-        which = np.flatnonzero(rows)
-        enough = len(which) >= (1 if name == "all" else LEAST_FRAMES)
-        parts[name] = _better_than_chance(*scores, samples.real_steps, which, rng) if enough else None
-    return Competence(**parts, frames=len(samples))  # type: ignore[arg-type]  # "all" is never None
+        each = [np.flatnonzero(rows & (owner == d)) for d in np.unique(owner)]
+        each = [which for which in each if len(which) >= LEAST_FRAMES]
+        found = [_better_than_chance(*scores, samples.real_steps, which, rng) for which in each]
+        parts[name] = float(np.quantile(found, QUARTILE)) if found else None
+    return Competence(parts["all"] or 0.0, parts["open"], parts["closed"], len(samples))
+
+
+def _frames(windows: Windows) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of evenly spaced windows of evenly spaced demonstrations, and which demonstration each is of."""
+    demonstrations = np.unique(np.linspace(0, windows.index[-1, 0], DEMONSTRATIONS).round().astype(int))
+    found = []
+    for d in demonstrations:
+        own = np.flatnonzero(windows.index[:, 0] == d)
+        found.append(own[np.unique(np.linspace(0, len(own) - 1, FRAMES).round().astype(int))])
+    chosen = np.concatenate(found)
+    return chosen, windows.index[chosen, 0]
 
 
 def _better_than_chance(

@@ -132,10 +132,10 @@ class FlowPolicy:
         images, state = resized(images, self.calibration.image_size), np.asarray(state)
         here = self.calibration.is_here(images)
         chunks = np.empty((len(images), noise.shape[1], len(self.spec.action_names)), np.float32)
-        for which in (np.flatnonzero(here), np.flatnonzero(~here)):
+        for local, which in ((True, np.flatnonzero(here)), (False, np.flatnonzero(~here))):
             if len(which) == 0:
                 continue
-            words, local = [instructions[i] for i in which], bool(here[which[0]])
+            words = [instructions[int(i)] for i in which]
             seen = self.calibration.observe(images[which]) if local else images[which]
             # in the base's own domain the base acts as it always did: what was trained belongs to the deployment
             with nullcontext() if local else self._without_adapter():
