@@ -35,7 +35,7 @@ PAGE = ROOT / "docs" / "calibration.md"
 BEGIN, END = "<!-- limits: written by benchmarks/calibration_limits.py -->", "<!-- end of limits -->"
 SHIFT, CAMERA, TASK = "W", "agentview_image", TUNE[0]
 COUNT, EPISODES, SEED = 20, 50, 0
-CONDITIONS = ("trained", "novel-both", "base-domain")
+CONDITIONS: tuple[str, ...] = ("trained", "novel-both", "base-domain")
 OFFSETS = ((0.0, 0.0), (2.0, 0.0), (-2.0, 0.0), (0.0, 2.0), (0.0, -2.0))
 """Pixels (right, down) by which a camera shakes from episode to episode."""
 

@@ -127,7 +127,7 @@ def test_a_saved_look_acts_the_same(shift: str, tmp_path: Path) -> None:
     pictures = shown(shift)[0].images[CAMERA]
     # the numbers are written with six digits, to be read by people
     assert np.abs(again.apply(pictures) - found.apply(pictures)).max() < 1e-2
-    assert again.backdrop is not None
+    assert again.backdrop is not None and found.backdrop is not None
     assert np.array_equal(again.backdrop, found.backdrop, equal_nan=True)
     # and once saved, it is the same for good
     again.save_backdrop(tmp_path / "again.png")

@@ -3,7 +3,7 @@
 What stands still in every demonstration is the table; what is put down by hand differs from one to the next, if only by
 centimetres. That tells a textured table from the things on it without knowing either:
 
-    table      pixels whose median over an episode is the same in every episode, and that hang together; around a thing,
+    table      pixels whose median over an episode is the same in every episode, in large regions; around a thing,
                the value that the pixel has in the episodes in which the thing stands elsewhere
     lighting   a smooth field fitted to the table's brightness
     light      the gain on things: the one that brings their colours onto the base's palette; where too few agree, the
@@ -42,6 +42,8 @@ STILL = 0.012
 """Relative spread between episodes (beyond noise) up to which a pixel stands still."""
 LEAST_TABLE = 0.25
 """Share of the picture that the table must fill."""
+PART_OF_TABLE = 0.25
+"""Size, against the largest region that stands still, above which another one is table and no thing's middle."""
 MOST_TABLE = 0.98
 """Share of the picture above which nothing was moved between the demonstrations, so that things look like table."""
 BIN = 24
@@ -269,7 +271,9 @@ def _still_region(episodes: np.ndarray, noise: float) -> tuple[np.ndarray, np.nd
     same = varies < 0.5 * noise + STILL * middle.max(-1)
     same = np.asarray(ndimage.binary_opening(same), bool)
     labels, _ = regions(same)
-    region = labels == np.bincount(labels[same]).argmax() if same.any() else same
+    sizes = np.bincount(labels[same]) if same.any() else np.zeros(1, int)
+    # a row of things can cut the table in two: what is nearly as large as the largest region is table as well
+    region = np.isin(labels, np.flatnonzero(sizes > PART_OF_TABLE * sizes.max()))
     return (region, same) if LEAST_TABLE < region.mean() < MOST_TABLE else None
 
 

@@ -31,6 +31,8 @@ UPPER = 0.9
 TOP = 0.98
 SLOWER = 0.75
 """Speeds (as shares of the top speed) below this share of the base's count as another manner of moving."""
+LEAST_DIFFERENCE = 0.2
+"""And they must differ by this share of the top speed: at a flip the arm is slow anyway, and a few flips scatter."""
 LEAST_STEPS = 30
 LEAST_FLIPS = 5
 
@@ -123,7 +125,8 @@ def fit_timing(base: Speeds, here: Speeds) -> Timing:
         own, shown = getattr(base, name), getattr(here, name)
         if own is None or shown is None:
             continue
-        if shown / max(here.top, 1e-9) < SLOWER * own / max(base.top, 1e-9):
+        shown_share, own_share = shown / max(here.top, 1e-9), own / max(base.top, 1e-9)
+        if shown_share < SLOWER * own_share and own_share - shown_share > LEAST_DIFFERENCE:
             found[name] = shown
     return Timing(**found)
 
