@@ -170,29 +170,57 @@ def _followed(
     middle: float,
     count: int,
 ) -> list[np.ndarray]:
+    """The first `count` steps of a chunk, followed at the demonstrated speeds."""
     rows: list[np.ndarray] = []
-    for step in chunk:
-        if len(rows) >= count:
-            break
-        wanted = bool(step[gripper] > middle) == (sign > 0)
-        speed = float(np.abs(step[commands]).max())
+    first = 0
+    while first < len(chunk) and len(rows) < count:
+        wanted = (chunk[first:, gripper] > middle) == (sign > 0)
+        flips = np.flatnonzero(wanted != closed)
+        last = first + int(flips[0]) if len(flips) else len(chunk) - 1
+        part = np.asarray(chunk[first : last + 1], np.float32)
         limit = timing.closed if closed else timing.open
-        parts = 1 if limit is None else max(1, int(np.ceil(speed / max(limit, 1e-6) - 1e-6)))
-        flips = wanted != closed
-        at_flip = (timing.closing if wanted else timing.opening) if flips else None
-        part = np.array(step, np.float32)
-        part[commands] /= parts
-        if flips and at_flip is not None and speed / parts > at_flip:
-            # arrive first, with the gripper as it is, then let it act in a step of its own
-            before, still = part.copy(), part.copy()
-            before[gripper] = 2 * middle - step[gripper]
-            still[commands] = 0.0
-            rows.extend([before] * parts + [still])
-        elif flips:
-            before = part.copy()
-            before[gripper] = 2 * middle - step[gripper]
-            rows.extend([before] * (parts - 1) + [part])
+        moves = _spread(part[:, commands], limit)
+        if len(flips):
+            rows.extend(_up_to_flip(part[-1], moves, commands, gripper, middle, _at_flip(timing, not closed)))
+            closed = not closed
         else:
-            rows.extend([part] * parts)
-        closed = wanted
+            rows.extend(_moving(part[-1], moves, commands))
+        first = last + 1
     return rows
+
+
+def _at_flip(timing: Timing, closing: bool) -> float | None:
+    return timing.closing if closing else timing.opening
+
+
+def _moving(like: np.ndarray, moves: np.ndarray, commands: list[int]) -> list[np.ndarray]:
+    """Steps with these moves [M, K], everything else as in `like` [A]."""
+    found = np.tile(like, (len(moves), 1))
+    found[:, commands] = moves
+    return list(found)
+
+
+def _up_to_flip(
+    flip: np.ndarray, moves: np.ndarray, commands: list[int], gripper: int, middle: float, limit: float | None
+) -> list[np.ndarray]:
+    """Moves that end in a flip of the gripper; where they are too fast for it, it acts in a step of its own."""
+    before = flip.copy()
+    before[gripper] = 2 * middle - flip[gripper]
+    if limit is not None and np.abs(moves[-1]).max() > limit:
+        return [*_moving(before, moves, commands), *_moving(flip, np.zeros_like(moves[:1]), commands)]
+    return [*_moving(before, moves[:-1], commands), *_moving(flip, moves[-1:], commands)]
+
+
+def _spread(moves: np.ndarray, limit: float | None) -> np.ndarray:
+    """The same path [N, K] in as many steps as it takes when none is faster than `limit` (its largest component).
+
+    A planned step takes at least one step, so that what the base does slowly is not done faster.
+    """
+    if limit is None:
+        return moves
+    lasts = np.maximum(np.abs(moves).max(axis=1) / max(limit, 1e-6), 1.0)
+    clock = np.concatenate([[0.0], np.cumsum(lasts)])
+    path = np.concatenate([np.zeros((1, moves.shape[1])), np.cumsum(moves, axis=0)])
+    ticks = np.minimum(np.arange(int(np.ceil(clock[-1] - 1e-6)) + 1), clock[-1])
+    places = np.stack([np.interp(ticks, clock, path[:, k]) for k in range(moves.shape[1])], axis=1)
+    return np.diff(places, axis=0).astype(np.float32)
