@@ -95,7 +95,7 @@ ROWS = (
     Row("nothing moved between the demonstrations", same_scene=True),
     Row("camera shakes by 2 px from episode to episode", recorded=SHAKY, met=SHAKY),
     *(Row(f"camera knocked by {px} px afterwards", met=(moved(px, 0),)) for px in (1.5, 3.0, 6.0)),
-    *(Row(f"light dimmed by {p}% afterwards", met=(lit(*[1 - p / 100] * 3),)) for p in (5, 10, 20)),
+    *(Row(f"light dimmed by {p}% afterwards", met=(lit(*[1 - p / 100] * 3),)) for p in (10, 20, 40, 60)),
     Row("light 20% brighter afterwards", met=(lit(1.2, 1.2, 1.2),)),
     Row("light 20% bluer afterwards", met=(lit(0.9, 1.0, 1.1),)),
     *(Row(f"{part} only", parts=(part,)) for part in ("look", "camera", "action")),

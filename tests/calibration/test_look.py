@@ -51,6 +51,18 @@ def test_the_table_becomes_the_bases_table(shift: str) -> None:
     assert np.abs(found.apply(bare)[0][~unseen] - base_look().table).max() < 1.0
 
 
+@pytest.mark.parametrize("factors", [(0.6, 0.6, 0.6), (1.3, 1.2, 1.1)])
+def test_light_that_changes_after_the_demonstrations_is_undone(factors: tuple[float, float, float]) -> None:
+    found = fitted_look("W")
+    pictures = np.concatenate([d.images[CAMERA][::8] for d in shown("W", 4)]).astype(np.float32)
+    changed = np.clip(pictures * np.array(factors, np.float32), 0, 255)
+    apart = np.abs(found.apply(changed) - found.apply(pictures)).mean()
+    assert apart < 4.0
+    # and without a change nothing is done at all
+    assert found.backdrop is not None
+    np.testing.assert_array_equal(found._in_the_demonstrations_light(pictures), pictures)
+
+
 def test_light_that_falls_off_across_the_picture_is_found() -> None:
     domain = replace(DOMAINS["W"], gradient=0.4)
     found = look_of(domain)

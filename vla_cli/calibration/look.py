@@ -52,6 +52,8 @@ RING = 48
 """Colours of the table beside a thing that are compared with."""
 LEAST_MATCHED = 3
 """Colours that must be found in the base's palette before light is taken from it."""
+SAME_LIGHT, MOST_LIGHT = 0.05, 2.5
+"""Relative change of the light since the demonstrations below which nothing is done, and largest factor undone."""
 SHADE = 1.18
 """Factor by which a landmark's brightness may differ from place to place."""
 NEAR = 22.0
@@ -109,6 +111,18 @@ class LookTransform:
     median: np.ndarray
     landmark: np.ndarray | None = None
 
+    def _in_the_demonstrations_light(self, pixels: np.ndarray) -> np.ndarray:
+        """Images [N, H, W, 3] in the demonstrations' light, told by the table; as they are where it has not changed.
+
+        Most of the known table is in sight in any picture, so the median ratio to it is the change of the light.
+        """
+        if self.backdrop is None:
+            return pixels
+        known = ~np.isnan(self.backdrop[..., 0]) & (self.backdrop.min(-1) > DARKEST)
+        change = np.median((pixels[:, known] + 1.0) / (self.backdrop[known] + 1.0), axis=1)
+        change = np.where(np.abs(change - 1.0).max(-1, keepdims=True) > SAME_LIGHT, change, 1.0)
+        return pixels / np.clip(change, 1 / MOST_LIGHT, MOST_LIGHT)[:, None, None].astype(np.float32)
+
     def document(self) -> dict[str, Any]:
         """As JSON values; the picture of the table is saved apart (`save_backdrop`)."""
         return {
@@ -154,7 +168,7 @@ class LookTransform:
 
     def apply(self, images: np.ndarray) -> np.ndarray:
         """Images [N, H, W, 3] uint8 or float in 0..255 to the base's look, float32."""
-        pixels = np.asarray(images, np.float32)
+        pixels = self._in_the_demonstrations_light(np.asarray(images, np.float32))
         height, width = pixels.shape[1:3]
         field = np.exp(basis(height, width) @ self.lighting).reshape(height, width, 1)
         even = pixels / field.astype(np.float32)
