@@ -1,6 +1,7 @@
 """Measure what calibration needs to know about a base policy's own domain, and put it beside the base as `domain.json`.
 
-    python scripts/measure_domain.py demo_out/rehearsal --base sample_data/base
+    vla collect-ingest sample_data/rehearsal.hdf5 --out /tmp/e && vla preprocess /tmp/e --out /tmp/d
+    python scripts/measure_domain.py /tmp/d --base sample_data/base
 
 The dataset is of the base's own domain, over many tasks (made by collect-ingest and preprocess). A base without a
 `domain.json` is measured from `vla finetune --replay` each time instead.
