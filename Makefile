@@ -27,15 +27,16 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "$(PYTHON) is older than Python 3.11. Try: make install PYTHON=python3.11" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -c constraints.txt -e '.[lerobot,dev]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[lerobot,zarr,ros,dev]'
 	test -x $(BIN)/vla
 	touch $@
 
 demo: install ## the five stages on the sample data: lock-in, and its cure, in one table
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/pipeline.sh
 
-test: install ## run the tests
-	$(BIN)/pytest
+# a file's tests stay in one process: they share what the file prepares
+test: install ## run the tests, two processes side by side
+	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: install ## style, format and types
 	$(BIN)/ruff check .

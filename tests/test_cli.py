@@ -21,7 +21,7 @@ from vla_cli.recipe import recipe_names
 
 ROOT = Path(__file__).resolve().parents[1]
 LOG = "sample_data/demonstrations.hdf5"
-COMMANDS = ["collect-ingest", "preprocess", "finetune", "eval-steer", "export-adapter"]
+COMMANDS = ["collect-ingest", "preprocess", "finetune", "eval-steer", "export-adapter", "inspect"]
 RUN = "import sys; sys.argv[0] = 'vla'; from vla_cli.cli import main; main()"
 
 

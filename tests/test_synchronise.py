@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
 from vla_cli.configs import format_indices, parse_indices
 from vla_cli.episode import Episode, Skipped, Stream
@@ -156,6 +157,115 @@ def test_pictures_are_padded_with_black_and_resized() -> None:
     assert result[0].max() == 0 and result[5].min() == 200 and result[-1].max() == 0
     exact = np.random.default_rng(0).integers(0, 256, (10, 10, 3), np.uint8)
     assert square(exact, 10) is exact
+
+
+def posed(steps: int = 40, **stated) -> Episode:
+    """A pose of 3 positions, a quaternion and a gripper that is high when open; commands are the next pose."""
+    clock = np.arange(steps) / 10
+    rng = np.random.default_rng(0)
+    turns = Rotation.from_rotvec(np.cumsum(rng.uniform(0, 0.1, (steps, 3)), axis=0)).as_quat()
+    gripper = (clock < 2).astype(float)[:, None]
+    pose = np.concatenate([np.cumsum(rng.uniform(0, 0.02, (steps, 3)), axis=0), turns, gripper], axis=1)
+    facts = {"rotation": "quaternion-xyzw", "units": "m", "gripper": "open-high", "frame": "base", **stated}
+    one = episode(clock, clock, clock)
+    one.streams[1] = Stream("state", "pose", pose, clock, facts)
+    one.streams[2] = Stream(
+        "action", "action", np.concatenate([pose[1:], pose[-1:]]), clock, {"mode": "absolute", **facts}
+    )
+    return one
+
+
+def test_options_are_off_by_default_and_change_nothing_on_the_own_clock() -> None:
+    one = posed()
+    result = sync(one)
+    assert result.demonstration.state.tobytes() == one.streams[1].values.astype(np.float32).tobytes()
+    assert result.demonstration.actions.tobytes() == one.streams[2].values.astype(np.float32).tobytes()
+    assert result.notes == [] and result.action_mode == "absolute"
+
+
+def test_rotations_turn_and_grippers_hold_between_samples() -> None:
+    state = sync(posed(), rate=20.0).demonstration.state
+    assert np.allclose(np.linalg.norm(state[:, 3:7], axis=1), 1, atol=1e-6)
+    assert set(np.unique(state[:, 7])) == {0.0, 1.0}
+
+
+def test_quaternions_that_change_sign_are_mended_and_told() -> None:
+    one, broken = posed(), posed()
+    broken.streams[1].values[10:20, 3:7] *= -1
+    result = sync(broken)
+    assert np.array_equal(result.demonstration.state, sync(one).demonstration.state)
+    assert any("change sign 2 time(s)" in note for note in result.notes)
+
+
+def test_a_late_camera_is_put_back_and_nothing_else_moves() -> None:
+    one = posed()
+    result = sync(one, latency={"camera": 0.2})
+    assert np.array_equal(result.demonstration.images["cam"][:, 0, 0, 0], np.arange(2, 40))
+    assert np.array_equal(result.demonstration.actions, one.streams[2].values[:38].astype(np.float32))
+    with pytest.raises(ConfigError, match="--latency elbow"):
+        sync(one, latency={"elbow": 0.2})
+
+
+def test_the_source_of_each_frame_is_told() -> None:
+    one = episode(camera=np.arange(0, 3, 0.2), state=np.arange(0, 3, 0.1), action=np.arange(0, 3, 0.1))
+    result = sync(one)
+    assert np.array_equal(result.frame_indices["cam"], result.demonstration.images["cam"][:, 0, 0, 0])
+    assert np.sum(np.diff(result.frame_indices["cam"]) == 0) == 14  # every other frame is the one before
+    assert np.allclose(result.ticks, np.arange(29) / 10)
+
+
+def test_frames_in_a_gap_are_counted_and_its_time_told() -> None:
+    clock = np.concatenate([np.arange(10), np.arange(20, 30)]) / 10
+    result = sync(episode(clock, clock, clock))
+    assert result.ticks_in_gaps == 10 and np.flatnonzero(result.in_gap).tolist() == list(range(10, 20))
+    assert {fault.kind for fault in result.clock_faults} == {"gap"} and len(result.clock_faults) == 3
+    assert sync(posed()).clock_faults == [] and sync(posed()).ticks_in_gaps == 0
+
+
+def test_a_clock_that_runs_backwards_is_skipped_with_its_time() -> None:
+    one = posed()
+    one.streams[1].timestamps = one.streams[1].timestamps.copy()
+    one.streams[1].timestamps[20] = 1.0
+    result = synchronise(one, SyncOptions(rate=10, cameras=("cam",)))
+    assert isinstance(result, Skipped) and "state stream 'pose' runs backwards 1 time(s) (at 1.90 s)" in result.reason
+
+
+def test_actions_are_made_what_is_asked_for() -> None:
+    one = posed()
+    plain, delta, following = (sync(one, actions=a) for a in ("as-recorded", "delta", "next-state"))
+    pose = one.streams[1].values
+    assert delta.action_mode == "delta"
+    assert np.allclose(delta.demonstration.actions[:-1, :3], np.diff(pose[:, :3], axis=0), atol=1e-6)
+    assert np.all(delta.demonstration.actions[:, 6] > 0.9)  # small turns, w near 1
+    assert np.array_equal(following.demonstration.actions[:-1], plain.demonstration.state[1:])
+    assert following.action_names == plain.state_names
+    assert {len(x.demonstration) for x in (plain, delta, following)} == {40}
+    with pytest.raises(ConfigError, match="mode"):
+        clock = np.arange(10) / 10
+        sync(episode(clock, clock, clock), actions="delta")
+    with pytest.raises(ConfigError, match="--actions is 'other'"):
+        sync(one, actions="other")
+
+
+def test_grippers_are_low_when_open_if_asked() -> None:
+    one = posed()
+    result = sync(one, gripper="normalise")
+    for name, recorded in (("state", one.streams[1]), ("actions", one.streams[2])):
+        assert np.array_equal(getattr(result.demonstration, name)[:, 7], 1 - recorded.values[:, 7])
+    assert sum("mirrored" in note for note in result.notes) == 2
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_the_same_clock_gives_the_same_bits(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    clock = np.arange(20) / 10 + rng.uniform(-0.02, 0.02, 20)
+    one = episode(clock, clock, clock)
+    one.streams[1].values = rng.normal(size=(20, 4)).astype(np.float32)
+    one.streams[2].values = rng.normal(size=(20, 3)).astype(np.float32)
+    result = sync(one)
+    assert result.demonstration.state.tobytes() == one.streams[1].values.tobytes()
+    assert result.demonstration.actions.tobytes() == one.streams[2].values.tobytes()
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,4 +1,4 @@
-"""The command line: five subcommands, each from options to one stage config.
+"""The command line: five subcommands and `inspect`, each from options to one stage config.
 
 Only typer and the standard library are imported here; a stage and its heavy imports come with its command.
 """
@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from vla_cli import __version__, console
-from vla_cli.configs import ExportConfig, FinetuneConfig, IngestConfig, PreprocessConfig, SteerConfig
+from vla_cli.configs import ExportConfig, FinetuneConfig, IngestConfig, InspectConfig, PreprocessConfig, SteerConfig
 from vla_cli.errors import ConfigError, Interrupted
 
 HELP = """Adapt a vision-language-action policy to your robot from a few demonstrations, and keep it steerable.
@@ -77,14 +77,38 @@ def top(
 @app.command("collect-ingest")
 def collect_ingest(
     context: typer.Context,
-    source: Annotated[Path | None, typer.Argument(help="The robot's log: a file or a directory.")] = None,
+    source: Annotated[
+        Path | None, typer.Argument(help="The robot's log (a file or a directory), or a world: tabletop:V.")
+    ] = None,
     out: Out = None,
-    format: Annotated[str, typer.Option(help="auto, robomimic, lerobot or rlds.")] = IngestConfig.format,
+    format: Annotated[
+        str,
+        typer.Option(
+            help="auto, robomimic, libero, aloha, lerobot, droid, rlds, zarr (UMI, diffusion_policy), rosbag, "
+            "frames-csv."
+        ),
+    ] = IngestConfig.format,
     instruction: Annotated[
         str | None, typer.Option(help="Instruction of every episode; wins over the log's own.")
     ] = None,
     operator: Annotated[str | None, typer.Option(help="Who demonstrated; wins over the log's own.")] = None,
-    strict: Strict = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="State what the log does not: KEY=VALUE or STREAM.KEY=VALUE (repeat)."),
+    ] = None,
+    topics: Annotated[Path | None, typer.Option(help="YAML that maps topics or columns to streams.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="An episode in quarantine is an error (exit 1).")] = False,
+    workers: Annotated[int, typer.Option(help="Processes that convert; 0: by the log's size.")] = IngestConfig.workers,
+    follow: Annotated[bool, typer.Option("--follow", help="Watch the source and ingest what is finished.")] = False,
+    settle: Annotated[
+        float, typer.Option(help="Seconds since the last write until a file counts as finished.")
+    ] = IngestConfig.settle,
+    stop_after_idle: Annotated[
+        float | None, typer.Option(help="Seconds without news after which --follow ends [never].")
+    ] = None,
+    expert: Annotated[bool, typer.Option("--expert", help="Record a world's scripted expert.")] = False,
+    keyboard: Annotated[bool, typer.Option("--keyboard", help="Record a world from the keyboard.")] = False,
+    episodes: Annotated[int, typer.Option(help="How many to record from a world.")] = IngestConfig.episodes,
     seed: Seed = 0,
     json_: Json = False,
     dry_run: DryRun = False,
@@ -92,7 +116,7 @@ def collect_ingest(
     resume: Resume = False,
     config_file: ConfigFile = None,
 ) -> None:
-    """Turn a robot's log, as it is, into episodes (one HDF5 file each)."""
+    """Turn a robot's log, as it is, into episodes (one HDF5 file each); or record new ones in a world."""
     _run(context, "ingest", IngestConfig)
 
 
@@ -110,7 +134,31 @@ def preprocess(
         list[str] | None, typer.Option("--camera", help="A camera to keep, in the policy's order (repeat) [all].")
     ] = None,
     keep_idle: Annotated[bool, typer.Option("--keep-idle", help="Keep idle heads and tails.")] = False,
-    strict: Strict = False,
+    latency: Annotated[
+        list[str] | None,
+        typer.Option(help="STREAM=SECONDS by which its time stamps are late (repeat), or auto for the cameras."),
+    ] = None,
+    actions: Annotated[
+        str, typer.Option(help="as-recorded, absolute, delta or next-state.")
+    ] = PreprocessConfig.actions,
+    gripper: Annotated[
+        str, typer.Option(help="as-recorded, or normalise: low when open, high when closed.")
+    ] = PreprocessConfig.gripper,
+    fix: Annotated[str, typer.Option(help="Mend what these checks found, e.g. idle,chatter,spikes.")] = "",
+    exclude: Annotated[str, typer.Option(help="Leave out episodes with findings of these checks.")] = "",
+    split: Annotated[str, typer.Option(help="fraction, operator or operator:NAME.")] = PreprocessConfig.split,
+    base: Annotated[str | None, typer.Option(help="Base policy to compare the data's ranges with.")] = None,
+    stats_from: Annotated[
+        str | None, typer.Option(help="base, or a statistics file (ours, openpi's, OpenVLA's) to keep [the data's].")
+    ] = None,
+    phrasings: Annotated[Path | None, typer.Option(help="YAML of words the grammar does not know.")] = None,
+    paraphrases: Annotated[int, typer.Option(help="Other wordings an episode is given.")] = 0,
+    compare: Annotated[
+        Path | None, typer.Option(help="Pictures of the deployment: have camera or light moved? Writes nothing.")
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="A skipped episode or an error among the findings exits 1.")
+    ] = False,
     seed: Seed = 0,
     json_: Json = False,
     dry_run: DryRun = False,
@@ -118,7 +166,7 @@ def preprocess(
     resume: Resume = False,
     config_file: ConfigFile = None,
 ) -> None:
-    """Put episodes on one clock, trim, split, and compute statistics: one robomimic-compatible dataset."""
+    """Put episodes on one clock, judge them, split, and compute statistics: one robomimic-compatible dataset."""
     _run(context, "preprocess", PreprocessConfig)
 
 
@@ -225,6 +273,24 @@ def export_adapter(
 ) -> None:
     """Bundle an adapter for the robot, reload it, and compare its actions."""
     _run(context, "export", ExportConfig)
+
+
+@app.command()
+def inspect(
+    context: typer.Context,
+    path: Annotated[
+        Path | None, typer.Argument(help="An artefact, a robot's log, or an HDF5, JSON, YAML or zarr file or folder.")
+    ] = None,
+    episodes: Annotated[int, typer.Option(help="How many episodes to read in detail.")] = InspectConfig.episodes,
+    frames: Annotated[Path | None, typer.Option(help="Write a contact sheet of their pictures (PNG).")] = None,
+    format: Annotated[str, typer.Option(help="A log's format, as for collect-ingest.")] = InspectConfig.format,
+    topics: Annotated[Path | None, typer.Option(help="YAML that maps topics or columns to streams.")] = None,
+    json_: Json = False,
+    overwrite: Overwrite = False,
+    config_file: ConfigFile = None,
+) -> None:
+    """Show what an artefact, a log or a file holds; nothing is changed."""
+    _run(context, "inspect", InspectConfig)
 
 
 def usage_problem(error: typer.TyperException) -> str:

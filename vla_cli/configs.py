@@ -54,14 +54,37 @@ class IngestConfig(StageConfig):
         format: the reader's name, or "auto" to recognise it by content.
         instruction: the instruction of every episode whose log names none (given: it wins over the log's).
         operator: who demonstrated (given: it wins over the log's).
-        strict: a skipped episode is an error.
+        settings: conventions that the log does not state, "KEY=VALUE" or "STREAM.KEY=VALUE" (see `conventions`).
+        topics: a YAML that maps topics or columns to streams.
+        strict: an episode in quarantine is an error.
+        workers: processes that convert; 0 chooses by the size of the log.
+        follow: go on watching the source for new recordings.
+        settle: seconds without a write after which an unreadable file is damaged rather than half written.
+        stop_after_idle: seconds without anything new after which `follow` ends; None for never.
+        expert: record the world's scripted expert.
+        keyboard: record from the keyboard.
+        episodes: how many to record from a world.
     """
 
     source: Path
     format: str = "auto"
     instruction: str | None = None
     operator: str | None = None
+    settings: tuple[str, ...] = ()
+    topics: Path | None = None
     strict: bool = False
+    workers: int = 0
+    follow: bool = False
+    settle: float = 5.0
+    stop_after_idle: float | None = None
+    expert: bool = False
+    keyboard: bool = False
+    episodes: int = 10
+
+    def request(self) -> dict[str, Any]:
+        """What determines each episode: not how many there are by now, nor how they are converted."""
+        how = ("strict", "workers", "follow", "settle", "stop_after_idle", "episodes")
+        return {key: value for key, value in super().request().items() if key not in how}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +100,22 @@ class PreprocessConfig(StageConfig):
         image_size: images become squares of this many pixels (centre-padded), or None to leave them.
         cameras: camera names to keep, in the policy's order; empty keeps all.
         keep_idle: keep idle heads and tails.
-        strict: a skipped episode is an error.
+        latency: "STREAM=SECONDS" by which a stream's (or "camera"'s, "state"'s, "action"'s) time stamps are late, or
+            "auto" to estimate the cameras' from motion.
+        actions: as-recorded, absolute, delta or next-state.
+        gripper: as-recorded, or normalise: low when open, high when closed.
+        fix: checks whose findings are mended, comma-separated.
+        exclude: checks whose findings leave an episode out, comma-separated.
+        split: "fraction" holds out `val_fraction`; "operator" or "operator:NAME" all episodes of one operator.
+        base: a base policy with whose statistics the data are compared before anything is trained.
+        stats_from: "base", or a file of statistics (ours, openpi's or OpenVLA's) to keep instead of the data's own.
+        phrasings: YAML of words that the built-in grammar does not know.
+        paraphrases: other wordings of its instruction that each episode is given beside the original.
+        compare: pictures of the deployment; says whether camera or light have moved since, and writes nothing.
+        strict: a skipped episode or an error among the findings is an error.
     """
 
+    out: Path = Path("dataset")
     episodes: Path
     rate: float | None = None
     val_fraction: float = 0.1
@@ -88,6 +124,17 @@ class PreprocessConfig(StageConfig):
     image_size: int | None = None
     cameras: tuple[str, ...] = ()
     keep_idle: bool = False
+    latency: tuple[str, ...] = ()
+    actions: str = "as-recorded"
+    gripper: str = "as-recorded"
+    fix: str = ""
+    exclude: str = ""
+    split: str = "fraction"
+    base: str | None = None
+    stats_from: str | None = None
+    phrasings: Path | None = None
+    paraphrases: int = 0
+    compare: Path | None = None
     strict: bool = False
 
 
@@ -218,3 +265,29 @@ def format_indices(indices: list[int]) -> str:
         else:
             runs.append([index])
     return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectConfig:
+    """`vla inspect`: what an artefact or a log holds.
+
+    Attributes:
+        path: any artefact, any robot log, or an HDF5, JSON, YAML or zarr file or folder.
+        format: the reader's name for a log, or "auto" to recognise what it is by content.
+        topics: a YAML file that maps topics or columns to streams (ROS bags, frames and CSV).
+        episodes: how many episodes of a log, of episodes/ or of a dataset are read in detail; the rest is counted.
+        frames: a PNG file for a contact sheet of their pictures.
+        overwrite: replace a contact sheet that exists.
+    """
+
+    path: Path
+    format: str = "auto"
+    topics: Path | None = None
+    episodes: int = 3
+    frames: Path | None = None
+    overwrite: bool = False
+
+    @property
+    def dry_run(self) -> bool:
+        """Never: there is nothing to plan where nothing is made."""
+        return False

@@ -83,7 +83,7 @@ def resolve(kind: type[Config], given: Mapping[str, Any], config_file: Path | No
     return kind(**values)
 
 
-_ARGUMENTS = {"source", "episodes", "dataset", "adapters", "adapter"}
+_ARGUMENTS = {"source", "episodes", "dataset", "adapters", "adapter", "path"}
 
 
 def _option(name: str) -> str:
@@ -156,12 +156,14 @@ class Terminal(Progress):
     def table(self, title: str, columns: list[str], rows: list[list[Any]]) -> None:
         """A table for people."""
         from rich.table import Table
+        from rich.text import Text
 
-        table = Table(title=title, title_justify="left")
+        # as Text: what a log calls its cameras must not be taken for markup
+        table = Table(title=Text(title), title_justify="left")
         for column in columns:
-            table.add_column(column)
+            table.add_column(Text(column))
         for row in rows:
-            table.add_row(*map(str, row))
+            table.add_row(*(Text(str(cell)) for cell in row))
         self.console.print(table, soft_wrap=False)
 
 
@@ -189,9 +191,10 @@ def run_stage(
 
 def describe(result: Mapping[str, Any]) -> list[str]:
     """A stage's result in a few lines for people."""
-    lines = [f"{result.get('stage', '')}: {'plan, nothing is written' if result.get('dry_run') else result.get('out')}"]
+    where = result.get("out", result.get("path"))
+    lines = [f"{result.get('stage', '')}: {'plan, nothing is written' if result.get('dry_run') else where}"]
     for key, value in result.items():
-        if key in ("stage", "out", "dry_run", "rows", "settings") or value in ({}, [], None, ""):
+        if key in ("stage", "out", "path", "dry_run", "rows", "settings", "contents") or value in ({}, [], None, ""):
             continue
         if isinstance(value, list) and key in ("warnings", "notes", "skipped"):
             lines += [f"  {key}: {_item(item)}" for item in value]

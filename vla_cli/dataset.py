@@ -20,6 +20,8 @@ On disk a directory:
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -98,24 +100,82 @@ class Dataset:
         return [d for d in self.demonstrations if d.name in chosen]
 
 
+class DatasetWriter:
+    """Writes `dataset.hdf5` one demonstration at a time, so that memory does not grow with their number.
+
+    Args:
+        file: an open, empty HDF5 file.
+        facts: rate_hz, cameras, state_names, action_names and world, as attributes of `Dataset` are.
+    """
+
+    def __init__(self, file: h5py.File, **facts: Any) -> None:
+        self.file, self.rate_hz = file, float(facts["rate_hz"])
+        self.names: list[str] = []
+        self.total = 0
+        self.data = file.create_group("data", track_order=True)
+        self.data.attrs["total"] = 0
+        self.data.attrs["env_args"] = json.dumps(facts["world"] or _NO_WORLD, ensure_ascii=False)
+        self.data.attrs["schema_version"] = SCHEMA_VERSION
+        self.data.attrs["rate_hz"] = self.rate_hz
+        for key in ("cameras", "state_names", "action_names", "world"):
+            self.data.attrs[key] = json.dumps(facts[key], ensure_ascii=False)
+
+    def add(self, demonstration: Demonstration) -> None:
+        """Append a demonstration."""
+        group = self.data.create_group(f"demo_{len(self.names)}", track_order=True)
+        _write_demonstration(group, demonstration, self.rate_hz)
+        self.names.append(demonstration.name)
+        self.total += len(demonstration)
+        self.data.attrs["total"] = self.total
+
+    def split(self, **splits: Sequence[str]) -> None:
+        """Write `mask/<name>`, each a list of demonstrations by the name of their episode; once, at the end."""
+        for split, chosen in splits.items():
+            names = [f"demo_{i}".encode() for i, name in enumerate(self.names) if name in set(chosen)]
+            self.file.create_dataset(f"mask/{split}", data=np.array(names, dtype="S"))
+
+
+@contextmanager
+def writing_dataset(directory: Path, **facts: Any) -> Iterator[DatasetWriter]:
+    """Write `dataset.hdf5` into `directory`, whole or not at all; see `DatasetWriter`."""
+    with replacing(directory / FILE_NAME) as partial, h5py.File(partial, "w", track_order=True) as file:
+        yield DatasetWriter(file, **facts)
+
+
 def save_dataset(dataset: Dataset, directory: Path) -> None:
     """Write `dataset.hdf5`, `stats.json` and `splits.json` into `directory`. Equal datasets give equal bytes."""
-    with replacing(directory / FILE_NAME) as partial, h5py.File(partial, "w", track_order=True) as file:
-        data = file.create_group("data", track_order=True)
-        _write_facts(data, dataset)
-        for index, demonstration in enumerate(dataset.demonstrations):
-            _write_demonstration(data.create_group(f"demo_{index}", track_order=True), demonstration, dataset.rate_hz)
-        for split in ("train", "valid"):
-            chosen = set(dataset.train if split == "train" else dataset.valid)
-            names = [f"demo_{i}".encode() for i, d in enumerate(dataset.demonstrations) if d.name in chosen]
-            file.create_dataset(f"mask/{split}", data=np.array(names, dtype="S"))
-    save_statistics(dataset.statistics, directory)
-    write_json(directory / SPLITS, {"train": dataset.train, "valid": dataset.valid})
+    facts = {k: getattr(dataset, k) for k in ("rate_hz", "cameras", "state_names", "action_names", "world")}
+    with writing_dataset(directory, **facts) as writer:
+        for demonstration in dataset.demonstrations:
+            writer.add(demonstration)
+        writer.split(train=dataset.train, valid=dataset.valid)
+    save_splits(dataset.statistics, dataset.train, dataset.valid, directory)
+
+
+def save_splits(statistics: DatasetStatistics, train: Sequence[str], valid: Sequence[str], directory: Path) -> None:
+    """Write `stats.json` and `splits.json` into `directory`."""
+    save_statistics(statistics, directory)
+    write_json(directory / SPLITS, {"train": list(train), "valid": list(valid)})
 
 
 def save_quality(quality: dict[str, Any], directory: Path) -> None:
     """Write `quality.json` into `directory`."""
     write_json(directory / QUALITY, quality)
+
+
+def load_pictures(directory: Path, index: int) -> dict[str, np.ndarray]:
+    """The pictures of one demonstration, camera to [T, H, W, 3] uint8.
+
+    Raises:
+        InputError: there is no such demonstration.
+    """
+    try:
+        with h5py.File(directory / FILE_NAME, "r") as file:
+            data = hdf5.group(file, "data")
+            obs = hdf5.group(hdf5.group(data, f"demo_{index}"), "obs")
+            return {camera: hdf5.array(obs, camera) for camera in json.loads(hdf5.text(data, "cameras"))}
+    except (OSError, KeyError, ValueError) as error:
+        raise InputError(f"{directory / FILE_NAME} has no demonstration {index} ({error})") from None
 
 
 def load_dataset(directory: Path) -> Dataset:
@@ -142,15 +202,6 @@ def load_dataset(directory: Path) -> Dataset:
         raise InputError(f"{path} holds no demonstrations", expected="at least one", hint=remake)
     _check_consistent(dataset, path, remake)
     return dataset
-
-
-def _write_facts(data: h5py.Group, dataset: Dataset) -> None:
-    data.attrs["total"] = sum(len(d) for d in dataset.demonstrations)
-    data.attrs["env_args"] = json.dumps(dataset.world or _NO_WORLD, ensure_ascii=False)
-    data.attrs["schema_version"] = SCHEMA_VERSION
-    data.attrs["rate_hz"] = float(dataset.rate_hz)
-    for key in ("cameras", "state_names", "action_names", "world"):
-        data.attrs[key] = json.dumps(getattr(dataset, key), ensure_ascii=False)
 
 
 def _write_demonstration(group: h5py.Group, demonstration: Demonstration, rate_hz: float) -> None:

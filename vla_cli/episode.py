@@ -5,9 +5,12 @@ one:
 
     /                       attrs: schema_version, name, format, source, source_digest, operator, instructions (JSON),
                             world (JSON or empty), notes (JSON)
-    /streams/<role>/<name>  attrs: names (JSON), and what the log says of units, frame, rotation, rate_hz, ...
+    /streams/<role>/<name>  attrs: attributes (JSON): names, rate_hz, and the conventions (see `conventions`)
         values              [T, ...]   images uint8 RGB [T, H, W, 3]; vectors float32 or float64 [T, D]
         timestamps          [T]        float64 seconds on the stream's own clock, not decreasing
+
+Pictures keep the packing of the log (see `stored_frames`): instead of `values` a camera may have its JPEG or PNG
+pictures or its video.
 """
 
 from __future__ import annotations
@@ -24,8 +27,9 @@ import numpy as np
 from vla_cli import hdf5
 from vla_cli.errors import InputError
 from vla_cli.files import digest_file, replacing, write_text
+from vla_cli.stored_frames import load_frames, save_frames
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.jsonl"
 _MANIFEST_KEYS = {
     *("file", "digest", "name", "instructions", "operator", "steps", "seconds", "rate_hz"),
@@ -42,15 +46,16 @@ class Stream:
     Attributes:
         role: what the policy may use it as.
         name: camera or vector name as the log gives it.
-        values: [T, H, W, 3] uint8 RGB for images, [T, D] float for vectors.
+        values: [T, H, W, 3] uint8 RGB for images (an array, or `Frames` that are decoded as they are asked for), [T, D]
+            float for vectors.
         timestamps: [T] float64 seconds, not decreasing.
-        attributes: what the log says of it: "names" (one per dimension), "units", "frame", "rotation", "rate_hz".
-            What the log does not say is left out, never guessed.
+        attributes: what the log says of it: "names" (one per dimension), "rate_hz", and the conventions of
+            `conventions.KEYS`. What the log does not say is left out, never guessed.
     """
 
     role: Role
     name: str
-    values: np.ndarray
+    values: Any
     timestamps: np.ndarray
     attributes: dict[str, Any] = field(default_factory=dict)
 
@@ -87,6 +92,10 @@ class Episode:
     def of_role(self, role: Role) -> list[Stream]:
         """The streams of one role, in name order."""
         return sorted((s for s in self.streams if s.role == role), key=lambda s: s.name)
+
+
+class UnusableError(Exception):
+    """An episode cannot be used; the message is the reason, a plain sentence without the episode's name."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +140,11 @@ def problems(episode: Episode) -> list[str]:
 
 
 def save_episode(episode: Episode, path: Path) -> None:
-    """Write an episode whole or not at all. Equal episodes give equal bytes."""
+    """Write an episode whole or not at all, decoding every picture once. Equal episodes give equal bytes.
+
+    Raises:
+        ValueError: a picture cannot be decoded.
+    """
     with replacing(path) as partial, h5py.File(partial, "w", track_order=True) as file:
         file.attrs["schema_version"] = SCHEMA_VERSION
         for key in ("name", "format", "source", "source_digest", "operator"):
@@ -142,10 +155,7 @@ def save_episode(episode: Episode, path: Path) -> None:
         for stream in episode.streams:
             group = file.create_group(f"streams/{stream.role}/{stream.name}")
             if stream.role == "image":
-                chunks = (1, *stream.values.shape[1:])
-                group.create_dataset(
-                    "values", data=stream.values, chunks=chunks, compression="gzip", compression_opts=1, shuffle=True
-                )
+                save_frames(stream.values, group)
             else:
                 group.create_dataset("values", data=stream.values)
             group.create_dataset("timestamps", data=np.asarray(stream.timestamps, np.float64))
@@ -153,7 +163,7 @@ def save_episode(episode: Episode, path: Path) -> None:
 
 
 def load_episode(path: Path) -> Episode:
-    """Read an episode that `save_episode` wrote.
+    """Read an episode that `save_episode` wrote; its pictures are decoded when they are asked for.
 
     Raises:
         InputError: the file is missing, truncated, or not one of ours.
@@ -190,7 +200,7 @@ def _read_streams(streams: h5py.Group) -> Iterator[Stream]:
             yield Stream(
                 role=cast("Role", role),
                 name=name,
-                values=hdf5.array(stream, "values"),
+                values=load_frames(stream) if role == "image" else hdf5.array(stream, "values"),
                 timestamps=hdf5.array(stream, "timestamps"),
                 attributes=json.loads(hdf5.text(stream, "attributes")),
             )

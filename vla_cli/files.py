@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from typing import Any
 from vla_cli.errors import ConfigError, InputError
 
 _REQUEST = "request.json"
+LARGEST_JSON = 128 * 2**20
 
 
 def to_json(document: Any) -> str:
@@ -40,7 +42,8 @@ def write_text(path: Path, text: str) -> None:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a partial path; on success rename it to `path`, on failure remove it."""
-    partial = path.with_name(f".{path.name}.partial")
+    # each process its own: one left behind by a killed run must not write into ours
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial
         partial.replace(path)
@@ -50,18 +53,23 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
+    """Read a JSON file of at most `LARGEST_JSON` bytes.
 
     Raises:
-        InputError: the file is missing or is not JSON.
+        InputError: the file is missing, too large, or is not JSON.
     """
     try:
+        if path.exists() and not path.is_file():  # a named pipe would be waited for
+            raise InputError(f"{path} is not a file", expected="a JSON file")
+        if path.stat().st_size > LARGEST_JSON:
+            size = f"{path.stat().st_size / 2**20:.0f} MiB"
+            raise InputError(f"{path} has {size}", expected=f"JSON of at most {LARGEST_JSON // 2**20} MiB")
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path} does not exist", expected="a JSON file") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror})", expected="a JSON file") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON ({error})") from None
 
 
@@ -71,10 +79,14 @@ def digest_file(path: Path) -> str:
         return "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def text_digest(text: str) -> str:
+    """SHA-256 of a text's UTF-8 bytes, as `sha256:<hex>`."""
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
 def digest_together(files: Sequence[Path]) -> str:
     """SHA-256 over the digests of several files, in the order given."""
-    listed = "".join(digest_file(file) + "\n" for file in files)
-    return "sha256:" + hashlib.sha256(listed.encode()).hexdigest()
+    return text_digest("".join(digest_file(file) + "\n" for file in files))
 
 
 def digest(path: Path) -> str:
@@ -145,7 +157,7 @@ def is_complete(out: Path, request: Mapping[str, Any], *, resume: bool) -> bool:
     if not (resume and (out / "run.json").is_file()):
         return False
     recorded = read_json(out / "run.json")
-    _check_same(out, recorded.get("request", {}), request)
+    check_same(out, recorded.get("request", {}), request)
     return True
 
 
@@ -169,7 +181,7 @@ def building(out: Path, request: Mapping[str, Any], *, overwrite: bool, resume: 
     if partial.exists() and resume:
         asked = partial / _REQUEST
         if asked.is_file():
-            _check_same(partial, read_json(asked), request)
+            check_same(partial, read_json(asked), request)
     elif partial.exists():
         shutil.rmtree(partial)
     partial.mkdir(parents=True, exist_ok=True)
@@ -197,7 +209,12 @@ def _swap_in(partial: Path, out: Path) -> None:
         shutil.rmtree(retired)
 
 
-def _check_same(where: Path, recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+def check_same(where: Path, recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Refuse to go on with what another request began.
+
+    Raises:
+        ConfigError: the requests differ; it names how.
+    """
     asked = json.loads(to_json(dict(asked)))
     differing = [
         f"{key} (was {recorded.get(key)!r}, now {asked.get(key)!r})"

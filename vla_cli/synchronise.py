@@ -1,8 +1,8 @@
 """One control clock for an episode whose streams each have their own.
 
     camera   |----#-------#-------#-------#---      the last frame at or before the tick (a camera cannot see ahead)
-    state    |--x---x---x---x---x---x---x---x-      linear between its neighbours; held where it jumps
-    action   |----o---o---o---o---o---o---o---      the nearest command, never a blend of two
+    state    |--x---x---x---x---x---x---x---x-      linear between its neighbours; rotations spherical, grippers held
+    action   |----o---o---o---o---o---o---o---      the nearest command, unless its mode is known (see `resample`)
     ticks         |   |   |   |   |   |   |         start + k / rate, over the time that all chosen streams cover
 
 When all streams already share their timestamps, without a hole, and no other rate is asked for, those steps are the
@@ -13,23 +13,30 @@ Then idle heads and tails go: frames before the first move and after the last on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from vla_cli.actions import CHOICES, close_high, convert_actions
+from vla_cli.clocks import SAME_RATE as SAME_RATE
+from vla_cli.clocks import ClockFault, clock_faults, control_ticks, delayed, fault_notes, in_gaps
+from vla_cli.clocks import clean_rate as clean_rate
 from vla_cli.configs import parse_indices
 from vla_cli.dataset import Demonstration
-from vla_cli.episode import Episode, Skipped, Stream, is_whole, median_rate, native_rate
+from vla_cli.dimensions import stated
+from vla_cli.episode import Episode, Skipped, Stream, UnusableError
+from vla_cli.errors import ConfigError
+from vla_cli.frames import ArrayFrames, Frames
+from vla_cli.resample import continuous, hold, sample_action, sample_state
 
-SAME_RATE = 0.05  # rates closer than this share are one rate and some clock error; farther, an action's meaning changes
-CLEAN = 0.02  # a measured rate this close to a clean number is taken for it
-ALLOWANCE = 0.02  # of a step: what rounding errors may move a time stamp
-GAP_STEPS = 3.0  # a silence of more than this many of a stream's own periods is a gap
 IDLE_SHARE = 1e-3  # of a state dimension's range in the episode: less is no move
 IDLE_FLOOR = 1e-4  # in the log's own units: less is no move
 KEEP_HEAD, KEEP_TAIL = 1, 2  # idle frames kept on either side of the motion
+GRIPPERS = ("as-recorded", "normalise")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +50,10 @@ class SyncOptions:
         state_dims: which dimensions of the concatenated state to keep ("0-6,9"), or None for all.
         action_dims: likewise of the action.
         keep_idle: keep idle heads and tails.
+        latency: stream or role ("camera", "state", "action") to the seconds by which its time stamps are late.
+        actions: one of `actions.CHOICES`: as recorded, or made absolute, changes against the state, or the next state.
+        gripper: "as-recorded", or "normalise": low when open, high when closed.
+        lowest_gripper: see `actions.lowest_gripper`; for "normalise".
     """
 
     rate: float
@@ -51,6 +62,10 @@ class SyncOptions:
     state_dims: str | None = None
     action_dims: str | None = None
     keep_idle: bool = False
+    latency: Mapping[str, float] = field(default_factory=dict)
+    actions: str = "as-recorded"
+    gripper: str = "as-recorded"
+    lowest_gripper: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -66,6 +81,12 @@ class Synchronised:
         gaps: silences longer than `GAP_STEPS` of a stream's own periods, in the stream that has most.
         resampled: False when the log's own steps are the ticks.
         notes: plain sentences a person may want to read.
+        ticks: [T] float64 seconds of the kept frames, on the episode's clock.
+        frame_indices: camera to [T] int64, which of its recorded pictures each kept frame is: one twice is a picture
+            that came late, one left out a picture that the control rate skips.
+        in_gap: [T] bool, whether a stream is silent around the kept frame, so that a value was held or blended over it.
+        clock_faults: every gap and doubled stamp of every stream, with times on the episode's clock.
+        action_mode: `mode` of the actions as they are now; "mixed" when their streams differ.
     """
 
     demonstration: Demonstration
@@ -76,6 +97,29 @@ class Synchronised:
     gaps: int = 0
     resampled: bool = False
     notes: list[str] = field(default_factory=list)
+    ticks: np.ndarray = field(default_factory=lambda: np.empty(0))
+    frame_indices: dict[str, np.ndarray] = field(default_factory=dict)
+    in_gap: np.ndarray = field(default_factory=lambda: np.empty(0, bool))
+    clock_faults: list[ClockFault] = field(default_factory=list)
+    action_mode: str = "unknown"
+
+    @property
+    def ticks_in_gaps(self) -> int:
+        """How many kept frames lie in a gap."""
+        return int(self.in_gap.sum())
+
+
+@dataclass
+class _Streams:
+    """The chosen streams of an episode; `images` are as recorded, vectors may be on ticks."""
+
+    images: list[Stream]
+    states: list[Stream]
+    actions: list[Stream]
+
+    @property
+    def all(self) -> list[Stream]:
+        return [*self.images, *self.states, *self.actions]
 
 
 def synchronise(episode: Episode, options: SyncOptions) -> Synchronised | Skipped:
@@ -84,52 +128,57 @@ def synchronise(episode: Episode, options: SyncOptions) -> Synchronised | Skippe
     The state is the concatenation of the state streams in name order, the action likewise.
 
     Raises:
-        ConfigError: `state_dims` or `action_dims` do not fit.
+        ConfigError: an option does not fit, or needs a convention that nobody has stated.
     """
-    streams = _chosen(episode, options.cameras)
-    if isinstance(streams, Skipped):
-        return streams
-    images, states, actions = streams
-    ticks, resampled = _ticks([*images, *states, *actions], actions[0], options.rate)
+    _check(options)
+    try:
+        return _synchronise(episode, options)
+    except UnusableError as error:
+        return Skipped(episode.name, str(error))
+
+
+def _synchronise(episode: Episode, options: SyncOptions) -> Synchronised:
+    recorded = _chosen(episode, options.cameras)
+    shifted = delayed(recorded.all, options.latency)
+    faults = _faults(shifted)
+    ticks, resampled = control_ticks(recorded.all, shifted, len(recorded.images) + len(recorded.states), options.rate)
     if len(ticks) < 2:
-        return Skipped(episode.name, "its streams overlap in time by less than two control steps")
-    state, action = _vector(states, ticks, _interpolate), _vector(actions, ticks, _nearest)
+        raise UnusableError("its streams overlap in time by less than two control steps")
+    sampled, notes = _sample(_split(shifted, recorded), ticks, options.rate)
+    state, action = _joined(sampled.states, ticks), _joined(sampled.actions, ticks)
     start, stop = (0, len(ticks)) if options.keep_idle else motion(state, action)
     if stop == start:
-        return Skipped(episode.name, f"nothing moves in its {len(ticks)} frames (--keep-idle keeps it)")
+        raise UnusableError(f"nothing moves in its {len(ticks)} frames (--keep-idle keeps it)")
+    sampled, made = _as_wanted(sampled, options)
+    state, action = _joined(sampled.states, ticks), _joined(sampled.actions, ticks)
     kept = slice(start, stop)
-    state_pick, action_pick = (
-        _pick(state, options.state_dims, "--state-dims"),
-        _pick(action, options.action_dims, "--action-dims"),
-    )
+    indices = {stream.name: hold(stream.timestamps, ticks[kept]) for stream in sampled.images}
+    picks = _pick(state, options.state_dims, "--state-dims"), _pick(action, options.action_dims, "--action-dims")
     demonstration = Demonstration(
         name=episode.name,
-        images={s.name: _frames(s, ticks[kept], options) for s in images},
-        state=state[kept, state_pick].astype(np.float32),
-        actions=action[kept, action_pick].astype(np.float32),
+        images={s.name: _frames(s, indices[s.name], options.image_size) for s in sampled.images},
+        state=state[kept, picks[0]].astype(np.float32),
+        actions=action[kept, picks[1]].astype(np.float32),
         instructions=list(episode.instructions),
         operator=episode.operator,
     )
-    gaps, gap_notes = _gaps([*images, *states, *actions])
+    gaps = Counter(fault.stream for fault in faults if fault.kind == "gap")
+    modes = {stated(stream, "mode") for stream in sampled.actions}
     return Synchronised(
         demonstration,
-        state_names=[_names(states)[i] for i in state_pick],
-        action_names=[_names(actions)[i] for i in action_pick],
+        state_names=[_names(sampled.states)[i] for i in picks[0]],
+        action_names=[_names(sampled.actions)[i] for i in picks[1]],
         idle_head=start,
         idle_tail=len(ticks) - stop,
-        gaps=gaps,
+        gaps=max(gaps.values(), default=0),
         resampled=resampled,
-        notes=[*_rate_notes(actions[0], options.rate), *gap_notes],
+        notes=[*notes, *made, *fault_notes(faults, _origin(shifted))],
+        ticks=ticks[kept],
+        frame_indices=indices,
+        in_gap=in_gaps(ticks, faults)[kept],
+        clock_faults=faults,
+        action_mode=modes.pop() if len(modes) == 1 else "mixed",
     )
-
-
-def clean_rate(rate: float) -> float:
-    """The clean number within 2% of a measured rate, if there is one: 9.98 -> 10, 29.97 -> 30, 12.5 stays."""
-    for unit in (10.0, 5.0, 1.0):
-        snapped = round(rate / unit) * unit
-        if snapped > 0 and abs(snapped - rate) <= CLEAN * rate:
-            return snapped
-    return rate
 
 
 def motion(state: np.ndarray, action: np.ndarray) -> tuple[int, int]:
@@ -169,75 +218,88 @@ def square(picture: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(Image.fromarray(padded).resize((size, size), Image.Resampling.BILINEAR))
 
 
-def _chosen(episode: Episode, cameras: Sequence[str]) -> tuple[list[Stream], list[Stream], list[Stream]] | Skipped:
+def _check(options: SyncOptions) -> None:
+    for option, value, allowed in (
+        ("--actions", options.actions, CHOICES),
+        ("--gripper", options.gripper, GRIPPERS),
+    ):
+        if value not in allowed:
+            raise ConfigError(f"{option} is '{value}'", expected=f"one of: {', '.join(allowed)}")
+
+
+def _chosen(episode: Episode, cameras: Sequence[str]) -> _Streams:
     by_name = {s.name: s for s in episode.of_role("image")}
     missing = [camera for camera in cameras if camera not in by_name]
     if missing:
-        return Skipped(episode.name, f"it has no camera {', '.join(missing)} (it has {', '.join(by_name) or 'none'})")
-    return [by_name[camera] for camera in cameras], episode.of_role("state"), episode.of_role("action")
+        raise UnusableError(f"it has no camera {', '.join(missing)} (it has {', '.join(by_name) or 'none'})")
+    return _Streams([by_name[camera] for camera in cameras], episode.of_role("state"), episode.of_role("action"))
 
 
-def _ticks(streams: list[Stream], action: Stream, rate: float) -> tuple[np.ndarray, bool]:
-    """Tick times [T] in seconds, and whether they differ from the log's own steps."""
-    clock = action.timestamps
-    shared = all(np.array_equal(s.timestamps, clock) for s in streams)
-    if shared and is_whole(clock) and abs(native_rate(action) - rate) <= SAME_RATE * rate:
-        return clock, False
-    start = max(s.timestamps[0] for s in streams)
-    end = min(s.timestamps[-1] for s in streams)
-    if end < start:
-        return np.empty(0), True
-    # The small allowance keeps the last tick when the streams end on it but for rounding.
-    count = int(np.floor((end - start) * rate + ALLOWANCE)) + 1
-    return start + np.arange(count) / rate, True
+def _split(streams: list[Stream], like: _Streams) -> _Streams:
+    images, states = len(like.images), len(like.images) + len(like.states)
+    return _Streams(streams[:images], streams[images:states], streams[states:])
 
 
-def _hold(stream: Stream, ticks: np.ndarray) -> np.ndarray:
-    """Index [T] of the last sample at or before each tick, rounding errors aside."""
-    allowance = ALLOWANCE * np.median(np.diff(ticks)) if len(ticks) > 1 else 0.0
-    found = np.searchsorted(stream.timestamps, ticks + allowance, side="right") - 1
-    return np.clip(found, 0, len(stream) - 1)
+def _faults(streams: list[Stream]) -> list[ClockFault]:
+    """Raises UnusableError for a clock that runs backwards: which sample came first is not known."""
+    faults = [fault for stream in streams for fault in clock_faults(stream)]
+    backwards = [fault for fault in faults if fault.kind == "backwards"]
+    if backwards:
+        raise UnusableError("; ".join(fault_notes(backwards, _origin(streams))))
+    return faults
 
 
-def _nearest(stream: Stream, ticks: np.ndarray) -> np.ndarray:
-    """The sample nearest to each tick; the earlier of two equally near, rounding errors aside.
-
-    Without that allowance a tick midway between commands would take now this one and now that: one twice, one never.
-    """
-    clock, rate = stream.timestamps, median_rate(stream.timestamps)
-    allowance = ALLOWANCE / rate if rate else 0.0
-    after = np.clip(np.searchsorted(clock, ticks), 0, len(clock) - 1)
-    before = np.maximum(after - 1, 0)
-    return stream.values[np.where(ticks - clock[before] <= clock[after] - ticks + allowance, before, after)]
+def _origin(streams: list[Stream]) -> float:
+    return min(float(stream.timestamps[0]) for stream in streams)
 
 
-def _interpolate(stream: Stream, ticks: np.ndarray) -> np.ndarray:
-    """Linear between neighbours, per dimension.
+def _sample(streams: _Streams, ticks: np.ndarray, rate: float) -> tuple[_Streams, list[str]]:
+    """The vectors on the ticks, and notes; those of dimensions only where values had to be made."""
+    notes: list[str] = []
 
-    A dimension that jumps by more than half its range from one sample to the next (a gripper, an angle that wraps, a
-    quaternion that changes sign) is held across the jump: values in between never were.
-    """
-    clock, values = stream.timestamps, np.asarray(stream.values, np.float64)
-    before = np.clip(np.searchsorted(clock, ticks, side="right") - 1, 0, len(clock) - 1)
-    after = np.minimum(before + 1, len(clock) - 1)
-    span = clock[after] - clock[before]
-    share = np.where(span > 0, (ticks - clock[before]) / np.where(span > 0, span, 1.0), 0.0)
-    low, high = values[before], values[after]
-    held = np.abs(high - low) > 0.5 * np.ptp(values, axis=0)
-    return np.where(held, low, low + np.clip(share, 0.0, 1.0)[:, None] * (high - low))
+    def on_ticks(stream: Stream) -> Stream:
+        whole, flips = continuous(stream)
+        of_action = stream.role == "action"
+        values, made = sample_action(whole, ticks, rate) if of_action else sample_state(whole, ticks)
+        notes.extend(note for note in [*made, *flips] if note not in notes)
+        return replace(whole, values=values, timestamps=ticks)
 
-
-def _vector(streams: list[Stream], ticks: np.ndarray, sample: Callable[[Stream, np.ndarray], np.ndarray]) -> np.ndarray:
-    if not streams:
-        return np.zeros((len(ticks), 0))
-    return np.concatenate([np.asarray(sample(stream, ticks), np.float64) for stream in streams], axis=1)
+    # Actions first: what befalls them is what a person should read first.
+    actions = [on_ticks(stream) for stream in streams.actions]
+    return _Streams(streams.images, [on_ticks(stream) for stream in streams.states], actions), notes
 
 
-def _frames(stream: Stream, ticks: np.ndarray, options: SyncOptions) -> np.ndarray:
-    chosen = _hold(stream, ticks)
-    if options.image_size is None:
-        return stream.values[chosen]
-    return np.stack([square(stream.values[i], options.image_size) for i in chosen])
+def _as_wanted(streams: _Streams, options: SyncOptions) -> tuple[_Streams, list[str]]:
+    """The vectors with the actions and the gripper that the options ask for."""
+    actions, notes = convert_actions(streams.actions, streams.states, options.actions)
+    if options.gripper == "as-recorded":
+        return _Streams(streams.images, streams.states, actions), notes
+    closed: list[list[Stream]] = []
+    for group in (streams.states, actions):
+        closed.append([])
+        for stream in group:
+            found, made = close_high(stream, options.lowest_gripper)
+            closed[-1].append(found)
+            notes.extend(made)
+    return _Streams(streams.images, closed[0], closed[1]), notes
+
+
+def _joined(streams: list[Stream], ticks: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.zeros((len(ticks), 0)), *(stream.values for stream in streams)], axis=1)
+
+
+def _frames(stream: Stream, indices: np.ndarray, size: int | None) -> np.ndarray:
+    frames = stream.values if isinstance(stream.values, Frames) else ArrayFrames(stream.values)
+    chosen = (upright(picture, stream.attributes) for picture in frames.take(indices))
+    return np.stack([picture if size is None else square(picture, size) for picture in chosen])
+
+
+def upright(picture: np.ndarray, conventions: Mapping[str, Any]) -> np.ndarray:
+    """A picture [H, W, 3] upright and in RGB, as its stream's conventions say; what they do not say is left."""
+    orientation = conventions.get("orientation")
+    if orientation in ("upside-down", "rotated-180"):
+        picture = picture[::-1] if orientation == "upside-down" else picture[::-1, ::-1]
+    return picture[..., ::-1] if conventions.get("channels") == "bgr" else picture
 
 
 def _pick(values: np.ndarray, dims: str | None, option: str) -> list[int]:
@@ -255,29 +317,3 @@ def _names(streams: list[Stream]) -> list[str]:
         found.extend(f"{prefix}{name}" for name in own if named)
         found.extend(f"{stream.name}[{index}]" for index in range(width) if not named)
     return found
-
-
-def _rate_notes(action: Stream, rate: float) -> list[str]:
-    native = native_rate(action)
-    if native <= 0 or abs(rate - native) <= SAME_RATE * rate:
-        return []
-    done = "left out" if rate < native else "repeated"
-    return [
-        f"the action stream runs at {native:.4g} Hz and the dataset at {rate:.4g} Hz: commands are {done}, so that "
-        "actions which are changes a step mean another distance now"
-    ]
-
-
-def _gaps(streams: list[Stream]) -> tuple[int, list[str]]:
-    """The most gaps in any one stream (streams on one clock share theirs), and a sentence a stream."""
-    most, notes = 0, []
-    for stream in streams:
-        steps = np.diff(stream.timestamps)
-        rate = median_rate(stream.timestamps)
-        long = steps[steps * rate > GAP_STEPS] if rate else steps[:0]
-        if len(long):
-            most = max(most, len(long))
-            notes.append(
-                f"{stream.role} stream '{stream.name}' is silent {len(long)} time(s), {long.max():.2f} s at most"
-            )
-    return most, notes

@@ -1,4 +1,8 @@
 import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from threading import Timer
 
 import h5py
 import numpy as np
@@ -24,9 +28,12 @@ from vla_cli.errors import CheckFailed, ConfigError, InputError
 from vla_cli.files import partial_path, read_json
 from vla_cli.stages.ingest import plan, run
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+import kill_ingest
+
 
 def ingest(source, out, **options) -> dict:
-    return run(IngestConfig(source=source, out=out, **options))
+    return run(IngestConfig(source=source, out=out, **{"settle": 0.1, **options}))
 
 
 def half_bad(index: int, group: h5py.Group) -> None:
@@ -39,6 +46,7 @@ def test_a_log_becomes_one_file_an_episode(tmp_path) -> None:
     summary = ingest(source, out)
     assert sorted(contents(out)) == ["demo_0.hdf5", "demo_1.hdf5", "demo_2.hdf5", "manifest.jsonl", "run.json"]
     assert summary["counts"] == {"episodes_in": 3, "steps": 60, "episodes_out": 3, "episodes_skipped": 0}
+    assert summary["converted"] == 3
     assert summary["format"] == "robomimic" and summary["operators"] == {"ada": 2, "bo": 1}
     assert summary["stage"] == "collect-ingest" and summary["out"] == str(out) and summary["skipped"] == []
     assert json.loads(json.dumps(summary)) == summary
@@ -82,13 +90,113 @@ def test_a_resumed_run_does_not_write_finished_files_again(tmp_path) -> None:
     assert (out / "demo_0.hdf5").stat().st_mtime_ns == first
 
 
-def test_a_changed_source_is_not_resumed(tmp_path) -> None:
+def test_what_changed_meanwhile_is_converted_again_on_resume(tmp_path) -> None:
     source, out = robomimic_log(tmp_path / "log.hdf5"), tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         run(IngestConfig(source=source, out=out), InterruptAfter(2))
     robomimic_log(source, demos=4)
+    ingest(source, out, resume=True)
+    ingest(source, tmp_path / "whole")
+    assert contents(out) == contents(tmp_path / "whole")
     with pytest.raises(ConfigError, match="begun with other settings"):
-        ingest(source, out, resume=True)
+        ingest(source, out, resume=True, operator="cy")
+
+
+def test_workers_give_the_same_bytes(tmp_path) -> None:
+    source = robomimic_log(tmp_path / "log.hdf5", demos=5, alter=half_bad)
+    ingest(source, tmp_path / "one", workers=1)
+    ingest(source, tmp_path / "two", workers=2)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def recording_folder(root: Path, numbers: Iterable[int]) -> Path:
+    for number in numbers:
+        robomimic_log(root / f"log_{number}.hdf5", demos=1)
+    return root
+
+
+def test_a_second_run_converts_only_what_is_new(tmp_path) -> None:
+    source, out = recording_folder(tmp_path / "logs", range(2)), tmp_path / "out"
+    assert ingest(source, out)["converted"] == 2
+    before = {file: file.stat().st_mtime_ns for file in out.glob("*.hdf5")}
+    assert ingest(source, out)["converted"] == 0
+    recording_folder(source, [2])
+    summary = ingest(source, out)
+    assert summary["converted"] == 1 and summary["counts"]["episodes_out"] == 3
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+    ingest(source, tmp_path / "at_once")
+    assert contents(out) == contents(tmp_path / "at_once")
+    (source / "log_0.hdf5").unlink()
+    assert ingest(source, out)["counts"]["episodes_out"] == 3, "what the robot's disk forgot is not lost here"
+    with pytest.raises(ConfigError, match="instruction"):
+        ingest(source, out, instruction="another")
+
+
+def test_quarantine_holds_the_reason_and_what_can_be_read(tmp_path) -> None:
+    source, out = robomimic_log(tmp_path / "log.hdf5", alter=half_bad), tmp_path / "out"
+    ingest(source, out)
+    facts = read_json(out / "quarantine" / "demo_1.json")
+    assert facts["name"] == "demo_1" and "NaN" in facts["reason"] and facts["files"] == ["log.hdf5"]
+    kept = load_episode(out / "quarantine" / "demo_1.hdf5")
+    assert np.isnan(kept.of_role("action")[0].values).all()
+    assert np.asarray(kept.of_role("image")[0].values).shape == (20, 12, 12, 3)
+    assert ingest(source, out)["converted"] == 0, "a bad episode is not tried again while it stays as it is"
+    robomimic_log(source)
+    assert ingest(source, out)["counts"]["episodes_out"] == 3 and not (out / "quarantine").exists()
+
+
+def test_a_recording_that_is_still_being_written_is_left_for_the_next_run(tmp_path) -> None:
+    source, out = recording_folder(tmp_path / "logs", range(2)), tmp_path / "out"
+    file = source / "log_1.hdf5"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    writer = Timer(1.0, lambda: file.write_bytes(whole))
+    writer.start()
+    summary = ingest(source, out, settle=4.0)
+    writer.join()
+    assert summary["waiting"] and summary["counts"]["episodes_out"] == 1 and summary["skipped"] == []
+    assert ingest(source, out)["counts"]["episodes_out"] == 2
+    file.write_bytes(whole[: len(whole) // 2])
+    assert ingest(source, out)["counts"]["episodes_skipped"] == 1, "nobody writes to it any more: it is damaged"
+
+
+def test_follow_ingests_what_appears_and_stops_when_nothing_does(tmp_path) -> None:
+    source, out = recording_folder(tmp_path / "logs", [0]), tmp_path / "out"
+    writer = Timer(1.5, lambda: recording_folder(source, [1]))
+    writer.start()
+    summary = ingest(source, out, follow=True, settle=0.3, stop_after_idle=3.0)
+    writer.join()
+    assert summary["converted"] == 2 and len(read_manifest(out)) == 2
+
+
+def test_settings_state_what_the_log_does_not(tmp_path) -> None:
+    source, out = robomimic_log(tmp_path / "log.hdf5"), tmp_path / "out"
+    summary = ingest(source, out, settings=("camera.orientation=upside-down", "mode=delta"))
+    episode = load_episode(out / "demo_0.hdf5")
+    assert episode.of_role("image")[0].attributes["orientation"] == "upside-down"
+    assert episode.of_role("action")[0].attributes["mode"] == "delta"
+    assert episode.of_role("action")[0].attributes["units"] == "unknown"
+    assert "orientation" not in summary["unknown_conventions"].get("image/camera", [])
+    assert "units" in summary["unknown_conventions"]["action/action"]
+    with pytest.raises(ConfigError, match=r"--set 'camera\.orientation=left'"):
+        ingest(source, tmp_path / "bad", settings=("camera.orientation=left",))
+
+
+def test_a_killed_run_is_resumed_to_the_same_bytes() -> None:
+    tally = kill_ingest.run(kills=3, seed=1, episodes=4, steps=20)
+    assert tally.kills >= 3 and tally.damaged == []
+
+
+def test_a_world_is_recorded_like_any_log(tmp_path) -> None:
+    words = "put the red block on the left plate"
+    options = {"expert": True, "episodes": 2, "instruction": words}
+    ingest(Path("tabletop:V"), tmp_path / "a", **options)
+    ingest(Path("tabletop:V"), tmp_path / "b", workers=2, **options)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert ingest(Path("tabletop:V"), tmp_path / "a", **{**options, "episodes": 3})["converted"] == 1
+    assert {row["instructions"][0] for row in read_manifest(tmp_path / "a")} == {words}
+    with pytest.raises(ConfigError, match="--expert and --keyboard"):
+        ingest(Path("tabletop:V"), tmp_path / "c", instruction=words)
 
 
 def test_skipped_episodes_are_named_with_their_reasons(tmp_path) -> None:
@@ -176,7 +284,9 @@ def test_a_video_shorter_than_its_table(tmp_path) -> None:
 
 def test_strict_turns_a_skip_into_an_error(tmp_path) -> None:
     source, out = robomimic_log(tmp_path / "log.hdf5", alter=half_bad), tmp_path / "out"
-    assert_refused(CheckFailed, out, lambda: ingest(source, out, strict=True), "1 of 3", "demo_1")
+    with pytest.raises(CheckFailed, match=r"1 of 3.*demo_1"):
+        ingest(source, out, strict=True)
+    assert len(read_manifest(out)) == 2 and (out / "quarantine" / "demo_1.json").is_file()
     assert CheckFailed.exit_code == 1
 
 
@@ -185,11 +295,11 @@ def test_outputs_in_the_way(tmp_path) -> None:
     out.mkdir()
     (out / "mine").write_text("precious")
     assert_refused(ConfigError, out, lambda: ingest(source, out), "is not empty", "--overwrite")
-    assert_refused(ConfigError, out, lambda: ingest(source, out, format="rosbag"), "is not empty")
+    assert_refused(ConfigError, out, lambda: ingest(source, out, format="tape"), "is not empty")
     ingest(source, out, overwrite=True)
     assert "mine" not in contents(out)
     assert_refused(ConfigError, out, lambda: ingest(out, out, overwrite=True), "overlap")
-    assert_refused(ConfigError, tmp_path / "new", lambda: ingest(source, tmp_path / "new", format="rosbag"), "rosbag")
+    assert_refused(ConfigError, tmp_path / "new", lambda: ingest(source, tmp_path / "new", format="tape"), "tape")
 
 
 def test_a_failing_overwrite_leaves_the_old_result(tmp_path) -> None:

@@ -1,66 +1,194 @@
-"""TFRecord files and the `tf.Example` messages in them, without TensorFlow.
+"""TFRecord files, without TensorFlow.
 
 A file is a row of records, nothing else:
 
     8 bytes   length, little-endian          4 bytes   masked CRC-32C of those 8 bytes
     length    payload                        4 bytes   masked CRC-32C of the payload
 
-A payload is a protobuf `Example`: features (field 1), a map (field 1) from a name (1) to a Feature (2), which is one
-of bytes_list (1), float_list (2, packed or not), int64_list (3, packed or not), each with its values in field 1.
+The whole file may be packed with gzip (`TFRecordOptions("GZIP")`); offsets count unpacked bytes then.
 
-Sources: tensorflow/core/lib/io/record_writer.h, tensorflow/core/example/feature.proto, protobuf's encoding guide.
+A payload is read from the file as it is asked for (that of a packed file is unpacked into memory, one at a time).
+
+Source: tensorflow/core/lib/io/record_writer.h.
 Every length is checked against what is there before it is used.
 """
 
 from __future__ import annotations
 
+import gzip
 import struct
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
+from typing import BinaryIO, cast
 
-import numpy as np
+import google_crc32c
 
 LARGEST_RECORD = 2 * 2**30  # protobuf's own limit for one message
-_POLYNOMIAL = 0x82F63B78  # CRC-32C, reflected
+LARGEST_UNPACKED = 256 * 2**20  # a payload of a packed file, which is held in memory
+_LARGEST_RATIO, _ALWAYS_UNPACKED = 100, 64 * 2**20  # how far a packed file may unfold: pictures hardly do at all
+_CHUNK = 1 << 20
 _MASK_DELTA = 0xA282EAD8
+_LOST = ", and nothing after it can be found"
+_UNPACKING = (EOFError, zlib.error, gzip.BadGzipFile)
+_GZIP = b"\x1f\x8b"
+_OTHER_PACKINGS = {
+    b"\x78\x01": "ZLIB",
+    b"\x78\x9c": "ZLIB",
+    b"\x78\xda": "ZLIB",
+    b"\x28\xb5": "ZSTD",
+    b"\xff\x06": "SNAPPY",
+    b"BZ": "BZIP2",
+    b"PK": "ZIP",
+}
 
 
-class DamagedRecordError(Exception):
+class DamagedRecordError(ValueError):
     """A record that cannot be used; the message says why."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """One record: its payload, or why there is none. `last` is set when nothing after it can be found either."""
+    """Where a record begins, or why none can be found there nor behind it."""
 
-    payload: bytes = b""
+    offset: int
     damage: str = ""
-    last: bool = False
 
 
-def read_records(path: Path) -> Iterator[Record]:
-    """Yield the records of a file in order.
+@dataclass(frozen=True)
+class Payload:
+    """The bytes of a record.
 
-    A payload that fails its checksum is one damaged record: its length was checked on its own, so the next record is
-    found. A length that fails its checksum loses the place of all that follow.
+    Attributes:
+        size: how many.
+        read: (offset, length) -> bytes; fewer only where the file was cut in the meantime.
     """
-    size = path.stat().st_size
-    with path.open("rb") as stream:
-        while head := stream.read(12):
-            if len(head) < 12 or unmask(head[8:]) != crc32c(head[:8]):
-                why = "ends within a record's head" if len(head) < 12 else "has a record head that fails its checksum"
-                yield Record(damage=f"the file {why} (byte {stream.tell() - len(head)})", last=True)
-                return
-            length = int.from_bytes(head[:8], "little")
-            if length > LARGEST_RECORD or stream.tell() + length + 4 > size:
-                short = stream.tell() + length + 4 - size
-                yield Record(damage=f"the file ends {short} bytes before the end of this record", last=True)
-                return
-            payload, check = stream.read(length), stream.read(4)
-            intact = unmask(check) == crc32c(payload)
-            yield Record(payload) if intact else Record(damage="its payload fails its checksum")
+
+    size: int
+    read: Callable[[int, int], bytes]
+
+    @classmethod
+    def of(cls, data: bytes) -> Payload:
+        """Bytes in memory."""
+        return cls(len(data), lambda offset, length: data[offset : offset + length])
+
+
+class RecordFile:
+    """One TFRecord file, plain or packed with gzip.
+
+    Raises:
+        DamagedRecordError: it is packed in another way, or no file at all.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():  # a named pipe would be waited for
+            raise DamagedRecordError("it is not a file")
+        self.path, self.size = path, path.stat().st_size
+        with path.open("rb") as stream:
+            head = stream.read(12)
+        plain = len(head) == 12 and unmask(head[8:]) == crc32c(head[:8])
+        if not plain and head[:2] in _OTHER_PACKINGS:
+            packing = _OTHER_PACKINGS[head[:2]]
+            raise DamagedRecordError(f"it is packed with {packing}; only plain and GZIP TFRecord files are read")
+        self.packed = not plain and head[:2] == _GZIP
+        self._unpacked: BinaryIO | None = None  # kept open: going back to a place means unpacking from the beginning
+
+    def records(self) -> Iterator[Record]:
+        """Every record in order, from the lengths alone; a length that cannot be trusted is the last."""
+        offset = 0
+        with self._open() as stream:
+            while True:
+                try:
+                    length = self._length(stream, offset)
+                    short = 0 if length is None else self._skip(stream, offset, length)
+                except DamagedRecordError as error:
+                    yield Record(offset, str(error))
+                    return
+                if length is None:
+                    return
+                yield Record(
+                    offset, f"the file ends {short} bytes before the end of this record{_LOST}" if short else ""
+                )
+                if short:
+                    return
+                offset += 12 + length + 4
+
+    def load(self, offset: int) -> Payload:
+        """The payload of the record at an offset, after its checksum was compared.
+
+        Raises:
+            DamagedRecordError: it is damaged, or there is none.
+        """
+        if self.packed:
+            self._unpacked = self._unpacked or self._open()
+            return self._load(self._unpacked, offset)
+        with self._open() as stream:
+            return self._load(stream, offset)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._unpacked:
+            self._unpacked.close()
+
+    def _open(self) -> BinaryIO:
+        return cast("BinaryIO", gzip.open(self.path)) if self.packed else self.path.open("rb")
+
+    def _load(self, stream: BinaryIO, offset: int) -> Payload:
+        length = self._length(stream, offset)
+        if length is None:
+            raise DamagedRecordError("the file ends before this record")
+        self._check_unpacked(offset + 12 + length + 4)
+        short = 0 if self.packed else self._skip(stream, offset, length)
+        if short:
+            raise DamagedRecordError(f"the file ends {short} bytes before the end of this record{_LOST}")
+        checksum, kept = 0, []
+        try:
+            for begin in range(0, length, _CHUNK):
+                data = stream.read(min(_CHUNK, length - begin))
+                checksum = google_crc32c.extend(checksum, data)
+                kept += [data] if self.packed else []
+            stored = stream.read(4)
+        except _UNPACKING as error:
+            raise DamagedRecordError(f"it cannot be unpacked ({error})") from None
+        if unmask(stored) != checksum:
+            raise DamagedRecordError("its payload fails its checksum")
+        return Payload.of(b"".join(kept)) if self.packed else Payload(length, _reading(self.path, offset + 12))
+
+    def _length(self, stream: BinaryIO, offset: int) -> int | None:
+        """Payload bytes of the record at an offset, and the stream at their beginning; None at the end of the file."""
+        try:
+            head = self._head(stream, offset)
+        except _UNPACKING as error:
+            raise DamagedRecordError(f"it cannot be unpacked ({error}){_LOST}") from None
+        if not head:
+            return None
+        if len(head) < 12 or unmask(head[8:]) != crc32c(head[:8]):
+            why = "ends within a record's head" if len(head) < 12 else "has a record head that fails its checksum"
+            raise DamagedRecordError(f"the file {why} (byte {offset}){_LOST}")
+        length = int.from_bytes(head[:8], "little")
+        if length > (LARGEST_UNPACKED if self.packed else LARGEST_RECORD):
+            raise DamagedRecordError(f"a record claims {length / 2**20:.0f} MiB (byte {offset}){_LOST}")
+        return length
+
+    def _head(self, stream: BinaryIO, offset: int) -> bytes:
+        self._check_unpacked(offset)
+        return stream.read(12) if stream.seek(offset) == offset else b""
+
+    def _skip(self, stream: BinaryIO, offset: int, length: int) -> int:
+        """Go to the end of a record; how many of its bytes are not there."""
+        end = offset + 12 + length + 4
+        if not self.packed:
+            return max(0, end - self.size)
+        self._check_unpacked(end)
+        try:
+            return end - stream.seek(end)
+        except _UNPACKING as error:
+            raise DamagedRecordError(f"it cannot be unpacked ({error}){_LOST}") from None
+
+    def _check_unpacked(self, end: int) -> None:
+        if self.packed and end > max(_ALWAYS_UNPACKED, _LARGEST_RATIO * self.size):
+            raise DamagedRecordError(f"the file unpacks to more than {_LARGEST_RATIO} times its size{_LOST}")
 
 
 def mask(crc: int) -> bytes:
@@ -69,150 +197,24 @@ def mask(crc: int) -> bytes:
 
 
 def unmask(stored: bytes) -> int:
-    """Inverse of `mask`."""
+    """Inverse of `mask`; -1 when the four bytes are not all there."""
+    if len(stored) != 4:
+        return -1
     rotated = (struct.unpack("<I", stored)[0] - _MASK_DELTA) & 0xFFFFFFFF
     return ((rotated >> 17) | (rotated << 15)) & 0xFFFFFFFF
 
 
 def crc32c(data: bytes) -> int:
-    """CRC-32C (Castagnoli) of some bytes.
-
-    Long data are cut into rows of equal length that NumPy walks side by side, a byte of each row a step; a register is
-    linear over GF(2), so the rows' results are then joined by moving one past the length of the next.
-    """
-    table = _byte_table()
-    crc = 0xFFFFFFFF
-    width = 1 << len(data).bit_length() // 2  # near the root; a power of two, so that there are few shift tables
-    rows = len(data) // width if len(data) > 1024 else 0
-    if rows:
-        crc = _join(_walk(np.frombuffer(data, np.uint8, rows * width).reshape(rows, width)), crc, width)
-    for byte in data[rows * width :]:
-        crc = int(table[(crc ^ byte) & 0xFF]) ^ (crc >> 8)
-    return crc ^ 0xFFFFFFFF
+    """CRC-32C (Castagnoli) of some bytes."""
+    return google_crc32c.value(data)
 
 
-def _walk(block: np.ndarray) -> list[int]:
-    """The register after each row of [N, W] bytes, begun at 0."""
-    table = _byte_table()
-    registers = np.zeros(len(block), np.uint32)
-    for column in np.ascontiguousarray(block.T):
-        registers = table[(registers ^ column) & 0xFF] ^ (registers >> 8)
-    return registers.tolist()
+def _reading(path: Path, start: int) -> Callable[[int, int], bytes]:
+    """Opens the file each time, so that nothing needs closing."""
 
+    def read(offset: int, length: int) -> bytes:
+        with path.open("rb", buffering=0) as stream:
+            stream.seek(start + offset)
+            return stream.read(length)
 
-def _join(registers: list[int], crc: int, width: int) -> int:
-    """One register from those of consecutive rows of `width` bytes."""
-    moved = _shift_table(width)
-    for register in registers:
-        crc = moved[0][crc & 0xFF] ^ moved[1][crc >> 8 & 0xFF] ^ moved[2][crc >> 16 & 0xFF] ^ moved[3][crc >> 24]
-        crc ^= register
-    return crc
-
-
-@cache
-def _byte_table() -> np.ndarray:
-    values = np.arange(256, dtype=np.uint32)
-    for _ in range(8):
-        values = np.where(values & 1, (values >> 1) ^ np.uint32(_POLYNOMIAL), values >> 1)
-    return values
-
-
-@cache
-def _shift_table(width: int) -> list[list[int]]:
-    """What each byte of a register (4 x 256) becomes after `width` zero bytes."""
-    table = _byte_table()
-    registers = np.stack([np.arange(256, dtype=np.uint32) << (8 * place) for place in range(4)])
-    for _ in range(width):
-        registers = table[registers & 0xFF] ^ (registers >> 8)
-    return registers.tolist()
-
-
-Feature = list[bytes] | np.ndarray
-
-
-def parse_example(payload: bytes) -> dict[str, Feature]:
-    """The features of a serialised `tf.Example`: lists of bytes, float32 arrays, or int64 arrays, flat.
-
-    Raises:
-        DamagedRecordError: it is no such message.
-    """
-    found: dict[str, Feature] = {}
-    for features in _submessages(payload, 1):
-        for entry in _submessages(features, 1):
-            names, values = list(_submessages(entry, 1)), list(_submessages(entry, 2))
-            if names:
-                name = bytes(names[-1]).decode("utf-8", "replace")
-                found[name] = _feature(values[-1]) if values else []
-    return found
-
-
-def _feature(message: memoryview) -> Feature:
-    for number, _, value in _fields(message):
-        if isinstance(value, memoryview):
-            if number == 1:
-                return [bytes(item) for item in _submessages(value, 1)]
-            if number == 2:
-                return _floats(value)
-            if number == 3:
-                return _integers(value)
-    return []
-
-
-def _floats(message: memoryview) -> np.ndarray:
-    packed = b"".join(bytes(v) for n, _, v in _fields(message) if n == 1 and isinstance(v, memoryview))
-    if len(packed) % 4:
-        raise DamagedRecordError(f"a list of floats has {len(packed)} bytes")
-    return np.frombuffer(packed, "<f4").astype(np.float32)
-
-
-def _integers(message: memoryview) -> np.ndarray:
-    values: list[int] = []
-    for number, wire, value in _fields(message):
-        if number != 1:
-            continue
-        if isinstance(value, int):
-            values.append(value)
-        elif wire == 2:
-            position = 0
-            while position < len(value):
-                item, position = _varint(value, position)
-                values.append(item)
-    return np.array(values, np.uint64).astype(np.int64)
-
-
-def _submessages(message: bytes | memoryview, field: int) -> Iterator[memoryview]:
-    for number, wire, value in _fields(message):
-        if number == field and wire == 2 and isinstance(value, memoryview):
-            yield value
-
-
-def _fields(message: bytes | memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
-    """Field number, wire type, and value (an int for varints, the bytes otherwise) of a protobuf message."""
-    view, position = memoryview(message), 0
-    while position < len(view):
-        key, position = _varint(view, position)
-        wire = key & 7
-        if wire == 0:
-            value, position = _varint(view, position)
-            yield key >> 3, wire, value
-            continue
-        length = {1: 8, 5: 4}.get(wire)
-        if wire == 2:
-            length, position = _varint(view, position)
-        if length is None or position + length > len(view):
-            raise DamagedRecordError(f"it is no tf.Example: field {key >> 3} of wire type {wire} at byte {position}")
-        yield key >> 3, wire, view[position : position + length]
-        position += length
-
-
-def _varint(view: memoryview, position: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if position >= len(view):
-            break
-        byte = view[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value & 0xFFFFFFFFFFFFFFFF, position
-    raise DamagedRecordError("it is no tf.Example: a number without an end")
+    return read

@@ -1,0 +1,43 @@
+"""Whatever the bytes, only our errors come out of a reader, soon and within bounds; see `fuzzing`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fuzzing import Fuzzer, Job, Variant, variants
+
+from vla_cli.readers import READERS
+
+EPISODES, STEPS = 2, 4
+VARIANTS = variants()
+FILES = -(-2000 // len(VARIANTS))  # damaged logs a variant
+
+
+@pytest.fixture(scope="module")
+def fuzzer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fuzzer]:
+    with Fuzzer(tmp_path_factory.mktemp("fuzz")) as made:
+        yield made
+
+
+def jobs(variant: Variant, folder: Path, seeds: list[int] | list[None]) -> list[Job]:
+    healthy = str(variant.write(folder / "healthy", EPISODES, STEPS))
+    return [Job(variant.name, variant.format, healthy, seed) for seed in seeds]
+
+
+def test_every_format_has_a_healthy_log() -> None:
+    assert {variant.format for variant in VARIANTS} == set(READERS)
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=[v.name for v in VARIANTS])
+def test_the_healthy_log_reads_without_a_skip(variant: Variant, fuzzer: Fuzzer, tmp_path: Path) -> None:
+    (verdict,) = fuzzer.run(jobs(variant, tmp_path, [None]))
+    assert (verdict.outcome, verdict.skipped) == ("read", 0), str(verdict)
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=[f"{v.name}-seeds-0-to-{FILES - 1}" for v in VARIANTS])
+def test_only_our_errors_come_out_of_damaged_logs(variant: Variant, fuzzer: Fuzzer, tmp_path: Path) -> None:
+    verdicts = list(fuzzer.run(jobs(variant, tmp_path, list(range(FILES)))))
+    broken = [str(verdict) for verdict in verdicts if verdict.outcome == "violation"]
+    assert not broken, "\n".join(broken)
+    # a harness that damaged nothing, or everything at once, would find nothing
+    assert {"read", "refused"} <= {verdict.outcome for verdict in verdicts}
