@@ -36,6 +36,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "dataset",
         "dataset_html",
         "dataset_page",
+        "dataset_passes",
         "dataset_plots",
         "dataset_tracks",
         "dataset_verdict",

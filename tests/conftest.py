@@ -32,13 +32,19 @@ def base() -> Path:
 
 
 @pytest.fixture(scope="session")
-def episodes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sample_episodes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sample demonstrations as episodes."""
     from vla_cli.stages import ingest
 
     out = tmp_path_factory.mktemp("stages") / "episodes"
     ingest.run(IngestConfig(source=SAMPLES / "demonstrations.hdf5", out=out, instruction=INSTRUCTION))
     return out
+
+
+@pytest.fixture(scope="session")
+def episodes(sample_episodes: Path) -> Path:
+    """The sample demonstrations as episodes, under the short name."""
+    return sample_episodes
 
 
 @pytest.fixture(scope="session")

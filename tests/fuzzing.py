@@ -388,7 +388,8 @@ def _inside(file: Path, log: Path) -> None:
 def _unclear(message: str) -> str:
     if "\n" in message or len(message) > LONGEST_MESSAGE:
         return f"a message of {len(message)} characters or several lines: {message[:300]!r}"
-    if "MemoryError" in message or "Unable to allocate" in message or "annot allocate memory" in message:
+    # not FFmpeg's "Cannot allocate memory", which it says of any table whose size it does not believe
+    if "MemoryError" in message or "Unable to allocate" in message:
         return f"it asked for all of the memory: {message[:300]}"
     return ""
 

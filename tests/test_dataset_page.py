@@ -165,7 +165,8 @@ def test_well_formed_deterministic_and_complete() -> None:
 
 @pytest.mark.parametrize("part", PARTS)
 def test_a_missing_part_says_why(part: str) -> None:
-    document = full(**{part: None})
+    nothing: dict[str, Any] = {part: None}
+    document = full(**nothing)
     assert "nobody has worked it out" in page(document)
     words = "".join(check(page(replace(document, missing={part: "the log has no <such> thing"}))).text)
     assert PARTS[part] in words and "the log has no <such> thing" in words
@@ -238,8 +239,9 @@ def test_a_large_contact_sheet_is_packed_smaller() -> None:
 
 @pytest.mark.parametrize("key", ["operators", "frames", "seconds", "trajectories", "speeds", "clocks"])
 def test_one_value_for_each_episode(key: str) -> None:
+    short: dict[str, Any] = {key: [(0.0, 1.0)] * 3}
     with pytest.raises(ValueError, match=f"3 {key} for 4 episodes"):
-        full(**{key: [(0.0, 1.0)] * 3})
+        full(**short)
 
 
 def test_an_unknown_severity_is_refused() -> None:
@@ -278,7 +280,7 @@ def test_reasons_are_one_a_check_the_gravest_first() -> None:
     reasons = verdict(full(findings=found)).reasons
     assert reasons[0] == "black: demo_1: stands still in frames 3-9."
     assert reasons[1] == "idle: 2 warnings, the first: demo_1: stands still in frames 3-9."
-    assert reasons[2] == "2 of 6 episodes are left out, see below."
+    assert reasons[2] == "2 of 6 episodes left out, see below."
     assert len(reasons) == 3
 
 

@@ -170,7 +170,7 @@ def test_the_sample_demonstrations_fit_the_sample_base(episodes, base) -> None:
 
 def test_a_gripper_that_closes_further_is_not_taken_for_other_units() -> None:
     base = np.stack([np.clip(np.linspace(0.55, 1.3, 400), 0.6, 1.0)], axis=1)
-    base[395:] = 0.4
+    base[398:] = 0.4
     data = np.stack([np.where(np.arange(400) % 9, 1.0, 0.1)], axis=1)
     (found,) = judged(data, base, names=["gripper"])
     assert found.kind == "beyond" and found.causes == ("a wider motion than the base was shown",)

@@ -140,8 +140,8 @@ def test_an_operator_that_cannot_be_held_out_is_refused() -> None:
 
 
 def test_ways_to_split_are_parsed() -> None:
-    assert parse_split("episode") == ("episode", "") and parse_split("operator") == ("operator", "")
+    assert parse_split("fraction") == ("fraction", "") and parse_split("operator") == ("operator", "")
     assert parse_split("operator:ada b") == ("operator", "ada b")
-    for text in ("", "frames", "episode:x", "operator:"):
+    for text in ("", "frames", "fraction:x", "operator:"):
         with pytest.raises(ConfigError, match="--split is"):
             parse_split(text)

@@ -52,8 +52,11 @@ def listed(value: Any, most: int = MOST_LISTED) -> str:
         value = [f"{key}: {_plain(item)}" for key, item in value.items()]
     if isinstance(value, str) or not isinstance(value, Sequence):
         return "-" if value in (None, "") else str(value)
+    if len(value) > most and all(isinstance(item, float) for item in value):
+        return f"{len(value)} figures"
     more = f" and {len(value) - most} more" if len(value) > most else ""
-    return "; ".join(map(_plain, value[:most])) + more if len(value) else "-"
+    texts = [_plain(item) for item in value[:most]]
+    return (" " if any(t.endswith(".") for t in texts) else "; ").join(texts) + more if texts else "-"
 
 
 def _plain(value: Any) -> str:

@@ -54,11 +54,11 @@ def page(document: DatasetPage) -> str:
         _figure(document, "findings", "Quality over time", _timeline),
         _figure(document, "seconds", "Episode lengths", _lengths),
         "</div></section>",
-        _section(document, "operator_facts", "Operators", lambda d: anything(d.operator_facts)),
+        _section(document, "operator_facts", "Operators", lambda d: anything(d.operator_facts or {})),
         _section(document, "preflight", "Normalisation preflight", _preflight),
         _section(document, "conventions", "Conventions", _conventions),
         _section(document, "contact_sheet", "What the camera saw", _sheet),
-        _section(document, "fingerprint", "Fingerprint of camera and light", lambda d: anything(d.fingerprint)),
+        _section(document, "fingerprint", "Fingerprint of camera and light", lambda d: anything(d.fingerprint or {})),
     ]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -84,7 +84,7 @@ td .tone{color:var(--tone,var(--muted));font-weight:650}
 .plot .within{color:var(--good)}.plot .beyond{fill:var(--bad)}
 .plot .limit{stroke:var(--muted);stroke-width:1;stroke-dasharray:4 3;fill:none}
 .plot .name{fill:var(--ink);font-size:12px}
-.legend{font-size:14px}.legend span{margin-right:14px}
+.legend{font-size:14px}.legend span{margin-right:14px;white-space:nowrap}
 """
 
 
@@ -175,8 +175,8 @@ def _conventions(document: DatasetPage) -> str:
         return '<p class="prose">No stream was described.</p>'
     open_points = sum(len(row.get("unknown") or ()) for row in document.conventions or ())
     note = (
-        f"{open_points} of what a policy needs to know is stated by nobody, and was not guessed. To state it: "
-        "vla collect-ingest ... --set STREAM.KEY=VALUE"
+        f"{open_points} conventions are stated by nobody, and were not guessed: a wrong guess shows only on the robot. "
+        "To state one: vla collect-ingest ... --set STREAM.KEY=VALUE"
         if open_points
         else "Every convention is stated."
     )

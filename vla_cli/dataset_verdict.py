@@ -175,7 +175,7 @@ def _reasons(findings: Rows) -> list[str]:
 
 def _left_out(document: DatasetPage) -> tuple[str, ...]:
     gone = len(document.skipped) + len(document.quarantine)
-    return (f"{gone} of {gone + len(document.names)} episodes are left out, see below.",) if gone else ()
+    return (f"{gone} of {gone + len(document.names)} episodes left out, see below.",) if gone else ()
 
 
 def _not_looked_at(document: DatasetPage) -> tuple[str, ...]:

@@ -233,8 +233,8 @@ def _alone(profile: Profile, total: int) -> str:
     if profile.operator == UNKNOWN:
         varies = f" From one to the next {measured}." if measured else ""
         return (
-            f"None of the {total} demonstrations says who made it.{varies} One person's habits will be copied: to see whose "
-            "they are, or to hold an operator out, name them (vla collect-ingest --operator)."
+            f"None of the {total} demonstrations says who made it.{varies} Their habits will be copied: to see whose, "
+            "or to hold an operator out, name them (vla collect-ingest --operator)."
         )
     start = f"All {total} demonstrations are by one operator, '{profile.operator}'"
     if profile.speed_spread is None:

@@ -242,7 +242,7 @@ def _causes(one: _Dimension) -> tuple[str, ...]:
 
 
 def _overlaps(one: _Dimension) -> bool:
-    """Whether both sides have about one range: spans within 3 times of each other, and the data's middle in the base's."""
+    """Whether both have about one range: spans within 3 times of each other, and the data's middle in the base's."""
     ours, theirs = one.span("data"), one.span("base")
     inside = one.of("base", "min") <= one.middle("data") <= one.of("base", "max")
     return inside and theirs < 3 * ours and ours < 3 * theirs

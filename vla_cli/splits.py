@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from vla_cli.errors import ConfigError
 
 LEAST_FOR_ONE = 5  # from this many episodes on, one is held out whatever the share
-EPISODE, OPERATOR = "episode", "operator"
+FRACTION, OPERATOR = "fraction", "operator"
 UNKNOWN = "unknown"
 
 Kind = tuple[str, ...]
@@ -21,14 +21,14 @@ Kind = tuple[str, ...]
 
 
 def parse_split(text: str) -> tuple[str, str]:
-    """`--split` as its way and an operator's name or "": "episode", "operator" or "operator:NAME".
+    """`--split` as its way and an operator's name or "": "fraction", "operator" or "operator:NAME".
 
     Raises:
         ConfigError: it is of another form.
     """
     way, colon, name = text.partition(":")
-    if way not in (EPISODE, OPERATOR) or (colon and (way == EPISODE or not name)):
-        raise ConfigError(f"--split is '{text}'", expected=f"{EPISODE}, {OPERATOR} or {OPERATOR}:NAME")
+    if way not in (FRACTION, OPERATOR) or (colon and (way == FRACTION or not name)):
+        raise ConfigError(f"--split is '{text}'", expected=f"{FRACTION}, {OPERATOR} or {OPERATOR}:NAME")
     return way, name
 
 
@@ -124,7 +124,7 @@ def hold_out_operator(
     if len(people) < 2:
         only = f"all {len(kinds)} episodes are by '{people[0]}'" if people else "no episode says who demonstrated"
         raise ConfigError(
-            f"No operator can be held out: {only}", expected="two or more", hint=f"--split {EPISODE}, or {named}"
+            f"No operator can be held out: {only}", expected="two or more", hint=f"--split {FRACTION}, or {named}"
         )
     units = _units(list(kinds), groups)
     left = {person: _without(person, kinds, units) for person in people}
@@ -135,7 +135,7 @@ def hold_out_operator(
     if not left[chosen]:
         raise ConfigError(
             f"Without '{chosen}' nothing is left to train on: all other episodes are near-duplicates of theirs",
-            hint=f"--split {EPISODE}",
+            hint=f"--split {FRACTION}",
         )
     return _sides(kinds, set(kinds) - set(left[chosen]))
 

@@ -1,7 +1,7 @@
 """How an episode file keeps one camera's pictures: as the log packed them.
 
     attrs: packing      "plain", "pictures" or "video"; height, width, frames; start (video: the first that counts)
-    values [T, H, W, 3] plain: as the log's own HDF5 had them (chunks and gzip too), else a chunk a picture, gzip
+    values [T, H, W, 3] plain: as the log's own HDF5 had them (chunks, gzip or neither), else a chunk a picture, gzip
     bytes [N] uint8     pictures: the JPEG or PNG files one after the other; video: the file
     offsets [T + 1]     pictures: where in `bytes` each begins
 
@@ -48,7 +48,7 @@ def save_frames(frames: np.ndarray | Frames, group: h5py.Group) -> None:
 def _save_plain(frames: np.ndarray | Frames, group: h5py.Group) -> None:
     group.attrs["packing"] = "plain"
     stored = frames.as_stored if isinstance(frames, ArrayFrames) else None
-    if stored is not None and stored.chunks and _filters(stored) <= COPIED_FILTERS:
+    if stored is not None and not (stored.external or stored.is_virtual) and _filters(stored) <= COPIED_FILTERS:
         # The copy moves packed bytes without looking into them. It comes first: HDF5 packs anew what it has cached.
         group.copy(stored, group, "values", without_attrs=True)
         for _ in blocks_of(frames):

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from builders import InterruptAfter, assert_refused, contents, motion, real_log, replace, robomimic_log
 
+from vla_cli.adapter import load_spec
 from vla_cli.configs import IngestConfig, PreprocessConfig
 from vla_cli.dataset import load_dataset
+from vla_cli.episode import load_episode, read_manifest, save_episode, write_manifest
 from vla_cli.errors import CheckFailed, ConfigError, InputError
 from vla_cli.files import digest_file, read_json
 from vla_cli.stages import ingest, preprocess
@@ -26,6 +28,9 @@ def episodes(tmp_path):
     return make
 
 
+SAMPLES = Path(__file__).resolve().parents[2] / "sample_data"
+
+
 def run(directory, out, **options) -> dict:
     return preprocess.run(PreprocessConfig(episodes=directory, out=out, **options))
 
@@ -33,13 +38,9 @@ def run(directory, out, **options) -> dict:
 def test_episodes_become_a_dataset(episodes, tmp_path) -> None:
     summary = run(episodes(), tmp_path / "dataset")
     dataset = load_dataset(tmp_path / "dataset")
-    assert sorted(contents(tmp_path / "dataset")) == [
-        "dataset.hdf5",
-        "quality.json",
-        "run.json",
-        "splits.json",
-        "stats.json",
-    ]
+    files = set(contents(tmp_path / "dataset"))
+    assert {"dataset.hdf5", "quality.json", "run.json", "splits.json", "stats.json"} <= files
+    assert {"instructions.json", "report.html", "fingerprint.json"} <= files
     assert summary["counts"]["frames"] == 120 and (summary["state_dim"], summary["action_dim"]) == (4, 4)
     assert json.loads(json.dumps(summary)) == summary and summary["stage"] == "preprocess"
     assert len(dataset.train) == 5 and len(dataset.valid) == 1 and not set(dataset.train) & set(dataset.valid)
@@ -127,8 +128,9 @@ def test_the_minority_with_other_widths_or_sizes_is_skipped(episodes, tmp_path) 
     assert "4 and 5" in reasons["demo_0"] and "5 of 6 episodes have 4 and 4" in reasons["demo_0"]
     assert "camera 9x9" in reasons["demo_3"]
     assert run(directory, tmp_path / "e", image_size=12)["counts"]["episodes_out"] == 5
-    out = tmp_path / "f"
-    assert_refused(CheckFailed, out, lambda: run(directory, out, strict=True), "--strict", "demo_0")
+    with pytest.raises(CheckFailed, match=r"--strict.*demo_0"):
+        run(directory, tmp_path / "f", strict=True)
+    assert len(load_dataset(tmp_path / "f").demonstrations) == 4, "what is wrong can be looked at"
 
 
 def test_cameras_not_everywhere_are_dropped_and_said_or_kept_on_demand(episodes, tmp_path) -> None:
@@ -280,3 +282,96 @@ def test_the_real_bridge_set_goes_through_both_stages(tmp_path) -> None:
     summary = run(tmp_path / "episodes", tmp_path / "dataset", image_size=60, val_fraction=0.2)
     assert (summary["counts"]["train"], summary["counts"]["valid"]) == (20, 5) and summary["warnings"] == []
     assert summary["rate_hz"] == 5.0 and summary["cameras"] == ["image_0", "image_1", "image_2"]
+
+
+# Judged: what the stage says of the sample demonstrations, and of faults put into them.
+
+
+@pytest.fixture
+def sample(sample_episodes, tmp_path):
+    """The sample demonstrations as episodes, each changed by a function of its index and streams."""
+
+    def make(alter) -> Path:
+        root = tmp_path / "altered"
+        shutil.copytree(sample_episodes, root)
+        rows = read_manifest(root)
+        for index, row in enumerate(rows):
+            episode = load_episode(root / row["file"])
+            for stream in episode.streams:
+                stream.values = np.array(stream.values)
+            alter(index, episode)
+            save_episode(episode, root / row["file"])
+            row["digest"] = digest_file(root / row["file"])
+        write_manifest(root, rows)
+        return root
+
+    return make
+
+
+def test_the_sample_is_sound_but_for_what_makes_a_policy_deaf(sample_episodes, tmp_path) -> None:
+    summary = run(sample_episodes, tmp_path / "d", base=str(SAMPLES / "base"))
+    quality = read_json(tmp_path / "d" / "quality.json")
+    assert [f for f in quality["findings"] if f["severity"] != "info"] == []
+    told = read_json(tmp_path / "d" / "instructions.json")
+    assert {f["check"] for f in told["findings"]} >= {"position", "single-instruction"}
+    row = told["instructions"][0]
+    assert (row["object"], row["attributes"], row["place"]) == ("block", ["red"], "left plate")
+    assert len(row["paraphrases"]) == 4 and row["instruction"] not in row["paraphrases"]
+    assert "look" in summary["verdict"] and quality["operator_facts"]["sentences"]
+    page = (tmp_path / "d" / "report.html").read_text()
+    assert "alice" in page and "data:image" in page and "position" in page
+
+
+def test_faults_are_found_mended_or_left_out(sample, tmp_path) -> None:
+    def damage(index: int, episode) -> None:
+        if index == 1:
+            episode.of_role("state")[0].values[10] += 5.0
+        if index == 2:
+            episode.of_role("image")[0].values[8:14] = 0
+
+    directory = sample(damage)
+    found = run(directory, tmp_path / "d")
+    quality = read_json(tmp_path / "d" / "quality.json")
+    serious = {(f["check"], f["episode"]) for f in quality["findings"] if f["severity"] != "info"}
+    assert serious >= {("spikes", "demo_1"), ("black", "demo_2")} and "Do not train" in found["verdict"]
+    with pytest.raises(CheckFailed, match="error"):
+        run(directory, tmp_path / "strict", strict=True)
+    mended = run(directory, tmp_path / "fixed", fix="spikes,black")
+    assert mended["counts"]["fixed_spikes"] >= 1 and mended["counts"]["fixed_black"] >= 6
+    assert len(load_dataset(tmp_path / "fixed").demonstrations) == 20
+    fewer = run(directory, tmp_path / "excluded", exclude="black")
+    assert [item["name"] for item in fewer["skipped"]] == ["demo_2"] and "black" in fewer["skipped"][0]["reason"]
+
+
+def test_options_that_mean_nothing_are_refused(episodes, tmp_path) -> None:
+    directory, out = episodes(), tmp_path / "d"
+    for options in (
+        {"fix": "everything"},
+        {"exclude": "bad"},
+        {"split": "thirds"},
+        {"latency": ("camera",)},
+        {"stats_from": "base"},
+        {"actions": "relative"},
+        {"paraphrases": -1},
+    ):
+        assert_refused(ConfigError, out, lambda options=options: run(directory, out, **options))
+
+
+def test_an_operator_is_held_out_and_duplicates_stay_together(sample, tmp_path) -> None:
+    run(sample(lambda index, episode: None), tmp_path / "d", split="operator:bob")
+    dataset = load_dataset(tmp_path / "d")
+    assert {d.operator for d in dataset.split("valid")} == {"bob"}
+    assert {d.operator for d in dataset.split("train")} == {"alice"}
+
+
+def test_statistics_of_the_base_are_kept_on_demand(sample_episodes, tmp_path) -> None:
+    base = str(SAMPLES / "base")
+    run(sample_episodes, tmp_path / "d", base=base, stats_from="base")
+    kept, theirs = load_dataset(tmp_path / "d").statistics, load_spec(SAMPLES / "base")
+    assert np.array_equal(kept.state.mean, theirs.state.mean) and np.array_equal(kept.actions.std, theirs.actions.std)
+
+
+def test_paraphrases_are_told_beside_the_original(sample_episodes, tmp_path) -> None:
+    run(sample_episodes, tmp_path / "d", paraphrases=3)
+    told = load_dataset(tmp_path / "d").demonstrations[0].instructions
+    assert told[0] == "put the red block on the left plate" and len(set(told)) == 4

@@ -1,34 +1,57 @@
-"""`vla preprocess`: episodes become one synchronised, normalised, split dataset.
+"""`vla preprocess`: episodes become one synchronised, judged, normalised, split dataset.
 
-In order: agree on widths, cameras and the control rate; synchronise each episode; split by episode; compute the
-statistics of the training split; write. Resuming an interrupted run computes it again: the result is the same.
+In order: agree on widths, cameras and the control rate; look at each episode and judge it beside the others; mend or
+leave out what was asked for; put each on one clock and write it; split by episode; statistics of the training split;
+and the page that tells all of it. Episodes are read twice (to judge, to write), one at a time: memory does not grow
+with their number. Resuming an interrupted run computes it again: the result is the same.
+
+`--compare` is another question to a finished dataset: have camera or light moved since? It writes nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vla_cli.agreement import Agreement, agree
-from vla_cli.configs import PreprocessConfig, format_indices, parse_indices
-from vla_cli.dataset import Dataset, Demonstration, save_dataset, save_quality
-from vla_cli.episode import Episode, Skipped, load_episode, read_manifest
-from vla_cli.errors import CheckFailed, ConfigError, InputError
-from vla_cli.files import building, check_apart, check_output, is_complete, read_json
+from vla_cli.configs import PreprocessConfig, parse_indices
+from vla_cli.conversion import QUARANTINE
+from vla_cli.dataset import load_pictures, save_quality, save_splits
+from vla_cli.dataset_page import page
+from vla_cli.dataset_passes import Seen, Written, look, nothing_left, parse_latencies, split, write
+from vla_cli.dataset_tracks import contact_sheet, sheet_episodes
+from vla_cli.dataset_verdict import standing, verdict
+from vla_cli.dataset_warnings import dataset_warnings, wide_plan
+from vla_cli.episode import Skipped, read_manifest
+from vla_cli.errors import CheckFailed, ConfigError
+from vla_cli.facts import merge
+from vla_cli.files import building, check_apart, check_output, is_complete, read_json, write_json, write_text
+from vla_cli.lexicon import Lexicon, load_lexicon
 from vla_cli.progress import SILENT, Progress
 from vla_cli.provenance import FILE_NAME as RUN_FILE
 from vla_cli.provenance import RunRecord, describe_input
-from vla_cli.splits import split_episodes
-from vla_cli.stats import DatasetStatistics, Statistics, compute, compute_image
-from vla_cli.synchronise import Synchronised, SyncOptions, synchronise
+from vla_cli.quality import exclusions
+from vla_cli.quality_fixes import parse_fixes
+from vla_cli.splits import parse_split
+from vla_cli.stats import DatasetAccumulator, DatasetStatistics, Statistics
+from vla_cli.stats_import import Imported, freeze, import_named
+from vla_cli.study import (
+    INSTRUCTIONS,
+    Study,
+    instructions,
+    lint_study,
+    operator_facts,
+    page_of,
+    preflight_rows,
+    quality,
+    save_alternatives,
+)
 
 STAGE = "preprocess"
-WIDEST = 32  # what pi0's released weights take; a wider robot picks the dimensions that matter
-
-# An episode without its streams (they are large), and what became of it.
-_Result = tuple[Episode, Synchronised]
+REPORT = "report.html"
 
 
 def plan(config: PreprocessConfig) -> dict[str, Any]:
@@ -51,36 +74,54 @@ def plan(config: PreprocessConfig) -> dict[str, Any]:
         "state_dim": first["state_dim"],
         "action_dim": first["action_dim"],
         "skipped": [{"name": s.name, "reason": s.reason} for s in agreed.skipped],
-        "warnings": [*agreed.warnings, *_wide_plan(config, first)],
+        "warnings": [*agreed.warnings, *wide_plan(config, first)],
     }
 
 
 def run(config: PreprocessConfig, progress: Progress = SILENT) -> dict[str, Any]:
-    """Write `dataset/` and return its summary.
+    """Write `dataset/` and return its summary; with `compare`, only say whether camera or light have moved.
 
     Raises:
         InputError: no usable episode, or the input is damaged.
         ConfigError: an option does not fit, or the output stands in the way.
-        CheckFailed: `strict`, and an episode had to be skipped.
+        CheckFailed: `strict`, and an episode had to be skipped, an error was found, or the camera has moved.
     """
+    if config.compare is not None:
+        return _compare(config, progress)
     total, agreed = _prepare(config)
     request = {**config.request(), "input": describe_input(config.episodes)}
     if is_complete(config.out, request, resume=config.resume):
         return _summary(read_json(config.out / RUN_FILE), config.out)
+    lexicon, base = load_lexicon(config.phrasings), _base(config)
     record = RunRecord(STAGE, request, counts={"episodes_in": total})
     for skipped in agreed.skipped:
         record.skip(skipped.name, skipped.reason)
     with building(config.out, request, overwrite=config.overwrite, resume=config.resume) as partial:
-        results = _synchronise_all(config, agreed, record, progress)
-        dataset = _assemble(config, agreed, results)
-        for message in [*agreed.warnings, *_dataset_warnings(config, dataset, results)]:
+        seen = look(config, agreed, progress)
+        _leave_out(config, agreed, seen, record)
+        written = write(config, agreed, seen, record, partial, lexicon, progress)
+        statistics, train, valid = _statistics(config, written, seen, base)
+        save_splits(statistics, train, valid, partial)
+        study = _study(config, agreed, seen, written, (train, valid), record, base, statistics)
+        study_findings = _tell(config, study, record, lexicon, partial)
+        for message in [*agreed.warnings, *dataset_warnings(config, study, statistics, seen.worlds)]:
             record.warn(message)
             progress.note(message)
-        save_dataset(dataset, partial)
-        save_quality(_quality(results, dataset), partial)
-        _complete_record(record, results, dataset)
+        _show(study, study_findings, progress)
         record.save(partial)
+    if config.strict:
+        _fail_if_strict(record, study_findings)
     return _summary(record.document(), config.out)
+
+
+def _compare(config: PreprocessConfig, progress: Progress) -> dict[str, Any]:
+    assert config.compare is not None
+    result: dict[str, Any] = {}
+    for sentence in result["sentences"]:
+        progress.note(sentence)
+    if config.strict and result["verdict"] == "moved":
+        raise CheckFailed(f"--strict, and the deployment has changed: {' '.join(result['sentences'])}")
+    return {"stage": STAGE, "out": str(config.episodes), **result}
 
 
 def _prepare(config: PreprocessConfig) -> tuple[int, Agreement]:
@@ -90,12 +131,13 @@ def _prepare(config: PreprocessConfig) -> tuple[int, Agreement]:
     check_output(config.out, overwrite=config.overwrite, resume=config.resume)
     rows = read_manifest(config.episodes)
     if not rows:
-        raise _nothing_left(config, [])
+        raise nothing_left(config, [])
     agreed = agree(rows, cameras=config.cameras, rate=config.rate, same_sizes=config.image_size is None)
     if not agreed.rows:
-        raise _nothing_left(config, agreed.skipped)
+        raise nothing_left(config, agreed.skipped)
     for dims, key in (("state_dims", "state_dim"), ("action_dims", "action_dim")):
-        if getattr(config, dims) is not None:
+        derived = key == "action_dim" and config.actions == "next-state"  # then the width is the state's
+        if getattr(config, dims) is not None and not derived:
             parse_indices(getattr(config, dims), agreed.rows[0][key], f"--{dims.replace('_', '-')}")
     return len(rows), agreed
 
@@ -110,177 +152,175 @@ def _check_options(config: PreprocessConfig) -> None:
         found.append(f"--image-size is {config.image_size}, not from 8 to 4096 pixels")
     if len(set(config.cameras)) != len(config.cameras):
         found.append(f"--cameras names one twice: {', '.join(config.cameras)}")
+    if not 0 <= config.paraphrases <= 100:
+        found.append(f"--paraphrases is {config.paraphrases}, not from 0 to 100")
+    if config.stats_from == "base" and config.base is None:
+        found.append("--stats-from base needs --base")
     if found:
         raise ConfigError("; ".join(found), hint="vla preprocess --help")
+    parse_fixes(config.fix)
+    exclusions([], _listed(config.exclude))
+    parse_split(config.split)
+    parse_latencies(config)
 
 
-def _nothing_left(config: PreprocessConfig, skipped: list[Skipped]) -> InputError:
-    reasons = "; ".join(f"{s.name}: {s.reason}" for s in skipped[:3])
-    return InputError(
-        f"{config.episodes} has no usable episode{f' ({len(skipped)} skipped: {reasons})' if skipped else ''}",
-        expected="at least one",
-        hint="vla collect-ingest SOURCE --out episodes/, and its run.json for what was skipped there",
-    )
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def _synchronise_all(
-    config: PreprocessConfig, agreed: Agreement, record: RunRecord, progress: Progress
-) -> list[_Result]:
-    options = SyncOptions(
-        rate=agreed.rate,
-        cameras=agreed.cameras,
-        image_size=config.image_size,
-        state_dims=config.state_dims,
-        action_dims=config.action_dims,
-        keep_idle=config.keep_idle,
-    )
-    results: list[_Result] = []
-    progress.start("Synchronising episodes", len(agreed.rows))
+def _base(config: PreprocessConfig) -> Imported | None:
+    """The statistics to compare with, or to keep."""
+    named = config.base if config.stats_from in (None, "base") else config.stats_from
+    return import_named(named) if named is not None else None
+
+
+def _leave_out(config: PreprocessConfig, agreed: Agreement, seen: Seen, record: RunRecord) -> None:
+    """Take those episodes from the agreement that cannot be read, or that `exclude` names."""
+    reasons = {**exclusions(seen.findings, _listed(config.exclude)), **seen.unreadable}
     for row in agreed.rows:
-        episode = load_episode(config.episodes / row["file"])
-        result = synchronise(episode, options)
-        episode.streams = []
-        if isinstance(result, Skipped):
-            record.skip(result.name, result.reason)
-        else:
-            results.append((episode, result))
-        progress.advance()
-    if config.strict and record.skipped:
+        if row["name"] in reasons:
+            record.skip(row["name"], reasons[row["name"]])
+    agreed.rows = [row for row in agreed.rows if row["name"] not in reasons]
+    if not agreed.rows:
+        raise nothing_left(config, [Skipped(**skipped) for skipped in record.skipped])
+
+
+def _statistics(
+    config: PreprocessConfig, written: Written, seen: Seen, base: Imported | None
+) -> tuple[DatasetStatistics, list[str], list[str]]:
+    """Statistics of the training split (or those to be kept), and the split."""
+    train, valid = split(config, written, seen)
+    total = DatasetAccumulator()
+    for name in train:
+        total.merge(written.statistics[name])
+    own = total.result()
+    if config.stats_from is None or base is None:
+        return own, train, valid
+    actions = _frozen(base, base.actions, written.action_names, "action")
+    state = own.state if base.state is None else _frozen(base, base.state, written.state_names, "state")
+    return DatasetStatistics(state, actions, own.images), train, valid
+
+
+def _frozen(base: Imported, statistics: Statistics, names: Sequence[str], vector: str) -> Statistics:
+    known = base.state_names if vector == "state" else base.action_names
+    return freeze(statistics, names, vector=vector, base_names=known)
+
+
+def _study(
+    config: PreprocessConfig,
+    agreed: Agreement,
+    seen: Seen,
+    written: Written,
+    split: tuple[list[str], list[str]],
+    record: RunRecord,
+    base: Imported | None,
+    statistics: DatasetStatistics,
+) -> Study:
+    """Put together what was learnt."""
+    study = Study(
+        rate_hz=agreed.rate,
+        state_names=written.state_names,
+        action_names=written.action_names,
+        episodes=written.episodes,
+        train=split[0],
+        valid=split[1],
+        facts=seen.facts,
+        findings=seen.findings,
+        cameras=agreed.cameras,
+        conventions=merge(seen.streams),
+        skipped=record.skipped,
+        quarantine=[
+            {"name": facts["name"], "reason": facts["reason"]}
+            for file in sorted((config.episodes / QUARANTINE).glob("*.json"))
+            if isinstance(facts := read_json(file), dict)
+        ],
+    )
+    study.operator_facts = operator_facts(study)
+    if base is None:
+        study.missing["preflight"] = "no base to compare with: --base PATH"
+    else:
+        study.preflight = preflight_rows(study, base)
+    return study
+
+
+def _tell(
+    config: PreprocessConfig, study: Study, record: RunRecord, lexicon: Lexicon, partial: Path
+) -> Sequence[dict[str, Any]]:
+    """Write every document about the dataset; returns all findings."""
+    words = lint_study(study, lexicon)
+    told = instructions(study, words, lexicon, config.seed)
+    save_quality(quality(study), partial)
+    write_json(partial / INSTRUCTIONS, told)
+    alternatives = save_alternatives(study, lexicon, partial)
+    _complete_record(record, study)
+    record.facts |= {"alternatives": alternatives}
+    facts = {"cameras": ", ".join(record.facts["cameras"]), "train": len(study.train), "valid": len(study.valid)}
+    document = page_of(study, words, told, contact_sheet(_sheet_rows(study, partial)), facts)
+    found = verdict(document)
+    record.facts |= {"verdict": found.sentence, "verdict_reasons": list(found.reasons)}
+    findings = list(standing(document))
+    for finding in findings:
+        record.count(f"findings_{finding['severity']}")
+    write_text(partial / REPORT, page(document))
+    return findings
+
+
+def _sheet_rows(study: Study, partial: Path) -> Iterator[tuple[str, str, Any, np.ndarray]]:
+    """The episodes of the contact sheet, out of the dataset that was just written."""
+    for index in sheet_episodes(len(study.episodes)):
+        for camera, pictures in load_pictures(partial, index).items():
+            yield study.episodes[index].name, camera, pictures, np.arange(len(pictures)) / study.rate_hz
+            break
+
+
+def _show(study: Study, findings: Sequence[dict[str, Any]], progress: Progress) -> None:
+    """The gravest findings as a table; the page has them all."""
+    order = ("error", "warning")
+    rows = [
+        [f["severity"], f["check"], f.get("episode") or ", ".join(list(f.get("episodes") or [])[:3]), f["message"]]
+        for severity in order
+        for f in findings
+        if f["severity"] == severity
+    ]
+    if rows:
+        progress.table("Findings", ["", "check", "episode", "what"], rows[:20])
+    for sentence in (study.operator_facts or {}).get("sentences", []):
+        progress.note(sentence)
+
+
+def _fail_if_strict(record: RunRecord, findings: Sequence[Mapping[str, Any]]) -> None:
+    if record.skipped:
         listed = "; ".join(f"{s['name']}: {s['reason']}" for s in record.skipped[:3])
         raise CheckFailed(f"--strict, and {len(record.skipped)} episode(s) cannot be used ({listed})")
-    if not results:
-        raise _nothing_left(config, [Skipped(**skipped) for skipped in record.skipped])
-    return results
-
-
-def _assemble(config: PreprocessConfig, agreed: Agreement, results: list[_Result]) -> Dataset:
-    demonstrations = [result.demonstration for _, result in results]
-    kinds = {d.name: (d.operator, d.instructions[0] if d.instructions else "") for d in demonstrations}
-    train, valid = split_episodes(kinds, config.val_fraction, config.seed)
-    worlds = [episode.world for episode, _ in results]
-    return Dataset(
-        demonstrations=demonstrations,
-        train=train,
-        valid=valid,
-        rate_hz=agreed.rate,
-        cameras=list(agreed.cameras),
-        state_names=results[0][1].state_names,
-        action_names=results[0][1].action_names,
-        world=worlds[0] if all(world == worlds[0] for world in worlds) else None,
-        statistics=_statistics([d for d in demonstrations if d.name in set(train)]),
-    )
-
-
-def _statistics(demonstrations: list[Demonstration]) -> DatasetStatistics:
-    cameras = demonstrations[0].images
-    return DatasetStatistics(
-        state=compute(np.concatenate([d.state for d in demonstrations])),
-        actions=compute(np.concatenate([d.actions for d in demonstrations])),
-        images={camera: compute_image([d.images[camera] for d in demonstrations]) for camera in cameras},
-    )
-
-
-def _dataset_warnings(config: PreprocessConfig, dataset: Dataset, results: list[_Result]) -> list[str]:
-    found = []
-    statistics = dataset.statistics
-    found += _too_wide("state", dataset.state_names, statistics.state)
-    found += _too_wide("action", dataset.action_names, statistics.actions)
-    if not dataset.state_names:
-        found.append("The episodes have no state: the policy will see pictures and words only.")
-    if statistics.actions.constant.all():
-        found.append("Every action dimension is constant over the training episodes: there is nothing to learn.")
-    silent = [d.name for d in dataset.demonstrations if not d.instructions]
-    if silent:
-        found.append(
-            f"{len(silent)} of {len(results)} episodes have no instruction ({_some(silent)}); a policy that follows "
-            'language needs one: vla collect-ingest SOURCE --out EPISODES --overwrite --instruction "..."'
+    errors = [f for f in findings if f["severity"] == "error"]
+    if errors:
+        told = " ".join(str(f["message"]) for f in errors[:3])
+        raise CheckFailed(
+            f"--strict, and {len(errors)} error(s) stand against these demonstrations: {told}",
+            hint="--fix or --exclude with the names of the checks; report.html in the output shows them",
         )
-    if config.val_fraction > 0 and not dataset.valid:
-        found.append(f"No episode is held out: {len(results)} are too few for --val-fraction {config.val_fraction}.")
-    trained = {text for d in dataset.split("train") for text in d.instructions}
-    unseen = [d.name for d in dataset.split("valid") if d.instructions and not trained.intersection(d.instructions)]
-    if unseen:
-        found.append(f"No training episode has the instruction of these held-out episodes: {_some(unseen)}.")
-    if dataset.world is None and any(episode.world for episode, _ in results):
-        found.append("The episodes name different worlds: the dataset names none, so eval-steer needs --world.")
-    return found
 
 
-def _wide_plan(config: PreprocessConfig, row: dict[str, Any]) -> list[str]:
-    """What `_too_wide` will say, as far as it is known before the episodes are opened."""
-    chosen = {"state": config.state_dims, "action": config.action_dims}
-    return [
-        f"The {what} has {row[f'{what}_dim']} dimensions and pi0 takes at most {WIDEST}: --{what}-dims picks."
-        for what, dims in chosen.items()
-        if dims is None and row[f"{what}_dim"] > WIDEST
-    ]
-
-
-def _too_wide(what: str, names: list[str], statistics: Statistics) -> list[str]:
-    """Say that pi0 takes fewer dimensions, which parts there are, and which of them ever change."""
-    if len(names) <= WIDEST:
-        return []
-    moving = [index for index in range(len(names)) if not statistics.constant[index]]
-    part_of = [name.partition("[")[0] for name in names]
-    parts = {part: [i for i, p in enumerate(part_of) if p == part] for part in dict.fromkeys(part_of)}
-    listed = ", ".join(f"{part} {format_indices(indices)}" for part, indices in parts.items())
-    known = f" Its parts: {listed}." if 1 < len(parts) < len(names) else ""
-    picked = moving if 0 < len(moving) <= WIDEST else moving[:WIDEST] or list(range(WIDEST))
-    return [
-        f"The {what} has {len(names)} dimensions and pi0 takes at most {WIDEST}.{known} {len(moving)} of them change "
-        f"in these episodes: {format_indices(moving) or 'none'}. To pick: --{what}-dims {format_indices(picked)}"
-    ]
-
-
-def _some(names: list[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def _quality(results: list[_Result], dataset: Dataset) -> dict[str, Any]:
-    episodes = [
-        {
-            "name": episode.name,
-            "operator": episode.operator,
-            "split": "valid" if episode.name in dataset.valid else "train",
-            "frames": len(result.demonstration),
-            "seconds": round(len(result.demonstration) / dataset.rate_hz, 6),
-            "idle_head": result.idle_head,
-            "idle_tail": result.idle_tail,
-            "gaps": result.gaps,
-            "resampled": result.resampled,
-            "notes": [*episode.notes, *result.notes],
-        }
-        for episode, result in results
-    ]
-    operators = {}
-    for operator in sorted({row["operator"] for row in episodes}):
-        rows = [row for row in episodes if row["operator"] == operator]
-        operators[operator] = {
-            "episodes": len(rows),
-            "frames": sum(row["frames"] for row in rows),
-            "seconds": round(sum(row["seconds"] for row in rows), 6),
-            "idle_trimmed": sum(row["idle_head"] + row["idle_tail"] for row in rows),
-        }
-    return {"rate_hz": dataset.rate_hz, "episodes": episodes, "operators": operators}
-
-
-def _complete_record(record: RunRecord, results: list[_Result], dataset: Dataset) -> None:
+def _complete_record(record: RunRecord, study: Study) -> None:
     record.counts |= {
-        "episodes_out": len(results),
+        "episodes_out": len(study.episodes),
         "episodes_skipped": len(record.skipped),
-        "train": len(dataset.train),
-        "valid": len(dataset.valid),
-        "frames": sum(len(d) for d in dataset.demonstrations),
-        "idle_frames_trimmed": sum(result.idle_head + result.idle_tail for _, result in results),
-        "gaps": sum(result.gaps for _, result in results),
-        "episodes_resampled": sum(result.resampled for _, result in results),
+        "train": len(study.train),
+        "valid": len(study.valid),
+        "frames": sum(len(e) for e in study.episodes),
+        "idle_frames_trimmed": sum(e.idle_head + e.idle_tail for e in study.episodes),
+        "gaps": sum(e.gaps for e in study.episodes),
+        "episodes_resampled": sum(e.resampled for e in study.episodes),
     }
+    fixed = [(name, count) for e in study.episodes for name, count in e.fixes.items()]
+    for name, count in fixed:
+        record.count(f"fixed_{name}", count)
     record.facts |= {
-        "rate_hz": dataset.rate_hz,
-        "cameras": dataset.cameras,
-        "state_dim": len(dataset.state_names),
-        "action_dim": len(dataset.action_names),
-        "instructions": sorted({text for d in dataset.demonstrations for text in d.instructions}),
+        "rate_hz": study.rate_hz,
+        "cameras": list(study.cameras),
+        "state_dim": len(study.state_names),
+        "action_dim": len(study.action_names),
+        "instructions": sorted({text for e in study.episodes for text in e.instructions}),
     }
 
 
