@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from fuzzing import Fuzzer, Job, Variant, Verdict, make, variants
+from fuzzing import Fuzzer, Job, Variant, Verdict, make, variants  # pyright: ignore[reportMissingImports]
 
 ALTOGETHER = 20_000
 EPISODES, STEPS = 2, 4

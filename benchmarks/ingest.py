@@ -32,6 +32,7 @@ import h5py
 import numpy as np
 from ingest_logs import WRITERS, lerobot, robomimic
 
+from vla_cli import hdf5
 from vla_cli.configs import IngestConfig
 from vla_cli.frames import BLOCK
 from vla_cli.stages import ingest
@@ -100,8 +101,9 @@ def read_pictures(source: Path) -> int:
     """Read every picture of a robomimic file, block by block, and nothing else; pictures."""
     count = 0
     with h5py.File(source, "r") as file:
-        for demo in file["data"].values():
-            pictures = demo["obs/front_image"]
+        demos = hdf5.group(file, "data")
+        for name in hdf5.names(demos):
+            pictures = hdf5.dataset(demos, f"{name}/obs/front_image")
             for begin in range(0, len(pictures), BLOCK):
                 count += len(pictures[begin : begin + BLOCK])
     return count

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -71,7 +72,7 @@ def aloha(path: Path, episodes: int, steps: int, size: tuple[int, int]) -> Path:
 
 def lerobot(path: Path, episodes: int, steps: int, size: tuple[int, int], codec: str = "libx264") -> Path:
     """A LeRobot v2.1 directory with one video an episode."""
-    from builders import lerobot_columns, write_lines, write_table
+    from builders import lerobot_columns, write_lines, write_table  # pyright: ignore[reportMissingImports]
 
     key = "observation.images.front"
     features = {
@@ -104,7 +105,7 @@ def _write_video(path: Path, pictures: Iterator[np.ndarray], size: tuple[int, in
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=10, options={"preset": "veryfast", "g": "30"})
+        stream: Any = container.add_stream(codec, rate=10, options={"preset": "veryfast", "g": "30"})
         stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
         for picture in pictures:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
@@ -113,7 +114,7 @@ def _write_video(path: Path, pictures: Iterator[np.ndarray], size: tuple[int, in
 
 def rlds(path: Path, episodes: int, steps: int, size: tuple[int, int]) -> Path:
     """A TFDS version directory with JPEG pictures."""
-    from builders import rlds_example, rlds_log
+    from builders import rlds_example, rlds_log  # pyright: ignore[reportMissingImports]
 
     examples = []
     for index in range(episodes):
@@ -149,7 +150,7 @@ def zarr(path: Path, episodes: int, steps: int, size: tuple[int, int]) -> Path:
 
 def rosbag(path: Path, episodes: int, steps: int, size: tuple[int, int]) -> Path:
     """A folder of MCAP bags with a camera of plain pictures."""
-    from logs import rosbag as bags
+    from logs import rosbag as bags  # pyright: ignore[reportMissingImports]
     from rosbags.rosbag2 import StoragePlugin, Writer
 
     path.mkdir()

@@ -229,11 +229,11 @@ def terminal(tmp_path: Path) -> Iterator[tuple[subprocess.Popen, Typist, int]]:
             os.close(descriptor)
 
 
-def finish(child: subprocess.Popen, typist: Typist, seconds: float = 20.0) -> int:
+def finish(child: subprocess.Popen, typist: Typist, seconds: float = 60.0) -> int:
     end = time.monotonic() + seconds
     while child.poll() is None and time.monotonic() < end:
         typist.read(0.05)
-    return child.wait(timeout=1)
+    return child.wait(timeout=10)
 
 
 def test_demonstrations_through_a_real_terminal(terminal: tuple[subprocess.Popen, Typist, int], tmp_path: Path) -> None:
@@ -299,7 +299,7 @@ def test_a_terminal_that_goes_away_ends_the_process(tmp_path: Path) -> None:
     os.close(slave)
     Typist(master).wait_for(b"starts")
     os.close(master)
-    assert child.wait(timeout=10) != 0
+    assert child.wait(timeout=60) != 0
     assert "Interrupted: The terminal was closed" in (tmp_path / "stderr").read_text()
 
 

@@ -7,7 +7,7 @@ write    each is mended, put on the control clock and appended to `dataset.hdf5`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ from vla_cli.dataset import DatasetWriter, Demonstration, writing_dataset
 from vla_cli.episode import Episode, Skipped, UnusableError, load_episode
 from vla_cli.errors import ConfigError, InputError
 from vla_cli.facts import episode_facts
+from vla_cli.fingerprint import Accumulator, Fingerprint
 from vla_cli.latency import Estimate, estimate_latency, pool
 from vla_cli.lexicon import Lexicon
 from vla_cli.phrasing import paraphrases
@@ -44,6 +45,7 @@ class Seen:
     latencies: dict[str, list[Estimate]] = field(default_factory=dict)
     lowest: dict[str, float] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
+    fingerprint: Fingerprint = field(default_factory=lambda: Fingerprint({}))
 
 
 @dataclass
@@ -74,7 +76,7 @@ def parse_latencies(config: PreprocessConfig) -> tuple[dict[str, float], bool]:
 
 def look(config: PreprocessConfig, agreed: Agreement, progress: Progress) -> Seen:
     """Look at every episode once, and judge them beside each other."""
-    seen = Seen()
+    seen, glimpses = Seen(), Accumulator()
     wants_latency = parse_latencies(config)[1]
     progress.start("Looking at episodes", len(agreed.rows))
     for row in agreed.rows:
@@ -83,6 +85,7 @@ def look(config: PreprocessConfig, agreed: Agreement, progress: Progress) -> See
             seen.facts.append(examine(_chosen(episode, agreed.cameras)))
             for camera in agreed.cameras if wants_latency else ():
                 seen.latencies.setdefault(camera, []).append(estimate_latency(episode, camera))
+            agreed.warnings.extend(_glimpse(episode, agreed.cameras, glimpses))
         except (ValueError, UnusableError) as error:
             seen.unreadable[episode.name] = str(error)
         seen.worlds.append(episode.world)
@@ -91,7 +94,18 @@ def look(config: PreprocessConfig, agreed: Agreement, progress: Progress) -> See
             seen.lowest[key] = min(value, seen.lowest.get(key, value))
         progress.advance()
     seen.findings = judge(seen.facts)
+    seen.fingerprint = glimpses.result()
     return seen
+
+
+def _glimpse(episode: Episode, cameras: Sequence[str], glimpses: Accumulator) -> Iterator[str]:
+    """Add an episode's pictures to the fingerprint, as the camera gave them: so will the deployment's."""
+    for stream in episode.of_role("image"):
+        if stream.name in cameras:
+            try:
+                glimpses.add(stream.name, stream.values)
+            except ValueError as error:
+                yield f"{episode.name} is left out of the fingerprint: {error}."
 
 
 def _chosen(episode: Episode, cameras: Sequence[str]) -> Episode:

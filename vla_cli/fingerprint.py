@@ -8,7 +8,8 @@ much each pixel varies) and, for each episode, ten quantities measured against t
     zoom          log of the factor by which things appear larger
     brightness    log of the factor on the light, of what stands still: mean of red, green and blue
     warmth        log of red against blue         tint   log of green against the mean of red and blue
-    sharpness     log of the variance of the Laplacian (J. Pech-Pacheco et al., ICPR 2000), full size
+    sharpness     log of the variance of the Laplacian (J. Pech-Pacheco et al., ICPR 2000), full size,
+                  less what the light does to it
     edges         log distance of the edge layout: gradient energy by orientation on a grid (N. Dalal and B. Triggs,
                   CVPR 2005) from the episodes' mean
     features      log cosine distance of a frozen vision tower's features from the episodes' mean, where given
@@ -254,7 +255,7 @@ def _values(
         "tint": green - (red + blue) / 2,
     }
     if scene.size == size:  # resampled pictures have another sharpness
-        found["sharpness"] = scene.sharpness
+        found["sharpness"] = scene.sharpness - 2 * found["brightness"]
     layouts = {"edges": edge_layout(picture), "features": scene.features}
     for name, layout in layouts.items():
         mean = means[name]

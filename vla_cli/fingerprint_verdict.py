@@ -5,9 +5,9 @@ Each quantity of a deployment (mean of its m scenes) is held against the same qu
     t = (mean there - mean here) / (s * sqrt(1/m + 1/n))        s: deviation over episodes, Student's t with n - 1
 
 and a camera has moved if any quantity is beyond its threshold and large enough to matter. The thresholds share out
-`FALSE_ALARM` (weighted Bonferroni: S. Holm, Scand. J. Statist. 6, 1979, section 4, C. Genovese et al., Biometrika 93,
-2006), most of it to the pose, which is the hardest to see and does the most harm; several cameras share it again. So the
-false alarm of a whole comparison is at most 5% as long as values spread no heavier than normal over episodes.
+`FALSE_ALARM` by weight (S. Holm, Scand. J. Statist. 6, 1979), most of it to the pose, which is the hardest to see and
+does the most harm; several cameras share it again. So the false alarm of a whole comparison is at most 5% as long as
+values spread no heavier than normal over episodes.
 
 "Same" is said only where `POWER` of the changes that matter would have been seen; otherwise the answer is how many
 scenes it takes. A scene is one arrangement of things on the table: ten pictures of one scene tell hardly more than
@@ -36,8 +36,10 @@ LEAST_PICTURES = 3
 MOST_SCENES = 50
 """Scenes beyond which nobody is asked for more."""
 SEEN = 0.85
-"""Share of a move that registration reports where only what is put down by hand tells it (benchmarks/fingerprint.py)."""
+"""Share of a move that registration reports where only what is put down by hand tells it; see `registration`."""
 POOR_FIT = 4.0
+"""Deviations over episodes by which the residual is larger where a registration is not to be relied on."""
+_POSE, _WHOLE = ("right", "down", "turn", "zoom"), ("edges", "features")
 
 
 @dataclass(frozen=True)
@@ -225,7 +227,10 @@ def _conclude(
 ) -> CameraComparison:
     moved = [change for change in changes if change.moved]
     if moved:
-        listed = "; ".join(change.words for change in moved)
+        posed = any(change.quantity in _POSE for change in moved)
+        # when the camera has moved, edges and features differ because of that
+        said = [c for c in moved if not (posed and c.quantity in _WHOLE)]
+        listed = "; ".join(change.words for change in said)
         listed += "; the pictures hardly match any more, so that the amounts are rough" if poor_fit else ""
         sentence = f"Camera {camera} has changed since the demonstrations: {listed}."
         return CameraComparison(camera, "moved", sentence, changes, scenes, pictures)
@@ -235,7 +240,7 @@ def _conclude(
         return CameraComparison(camera, "same", sentence, changes, scenes, pictures)
     if any(change.scenes_needed is None for change in short):
         names = ", ".join(change.quantity for change in short if change.scenes_needed is None)
-        why = f"its {names} varies too much between the demonstrations (few of them, or a camera that does not stand still)"
+        why = f"its {names} varies too much over the episodes (too few, or a camera that does not stand still)"
         return CameraComparison(
             camera, "cannot tell", f"Camera {camera}: cannot tell; {why}.", changes, scenes, pictures, None
         )

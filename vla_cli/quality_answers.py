@@ -131,7 +131,7 @@ def gains(motion: Motion) -> dict[str, Any]:
     arm = ~gripper_columns(motion.state, motion.state_names)
     names = [n for n, kept in zip(motion.state_names, arm, strict=True) if kept]
     moves, found = np.diff(motion.state[:, arm], axis=0), {}
-    for i in np.flatnonzero(~gripper_columns(motion.actions, motion.action_names)):
+    for i in np.flatnonzero(~gripper_columns(motion.actions, motion.action_names)).tolist():
         command = motion.actions[:-1, i]
         if moves.shape[1] == 0 or np.ptp(command) == 0 or len(command) < 8:
             continue
@@ -148,7 +148,7 @@ def gains(motion: Motion) -> dict[str, Any]:
                 "limited": int(limited.sum()),
                 "at": largest,
             }
-            for k in np.flatnonzero(fits > FOLLOWS)
+            for k in np.flatnonzero(fits > FOLLOWS).tolist()
         }
     return found
 

@@ -160,7 +160,7 @@ def duplicates(facts: Sequence[EpisodeFacts]) -> Iterator[Finding]:
     seen = _picture_distances(facts)
     pairs = np.triu_indices(len(facts), 1)
     usual_path, usual_seen = float(np.median(apart[pairs])), float(np.median(seen[pairs]))
-    for a, b in zip(*pairs, strict=True):
+    for a, b in zip(*(axis.tolist() for axis in pairs), strict=True):
         near, alike = apart[a, b] / max(usual_path, 1e-12), seen[a, b] / max(usual_seen, 1e-12)
         longer, shorter = sorted((facts[a].seconds, facts[b].seconds), reverse=True)
         if longer > SAME_SECONDS * max(shorter, 1e-9):

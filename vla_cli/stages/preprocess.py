@@ -25,10 +25,13 @@ from vla_cli.dataset_passes import Seen, Written, look, nothing_left, parse_late
 from vla_cli.dataset_tracks import contact_sheet, sheet_episodes
 from vla_cli.dataset_verdict import standing, verdict
 from vla_cli.dataset_warnings import dataset_warnings, wide_plan
+from vla_cli.deployment import load_pictures as load_deployment
 from vla_cli.episode import Skipped, read_manifest
-from vla_cli.errors import CheckFailed, ConfigError
+from vla_cli.errors import CheckFailed, ConfigError, InputError
 from vla_cli.facts import merge
 from vla_cli.files import building, check_apart, check_output, is_complete, read_json, write_json, write_text
+from vla_cli.fingerprint import Fingerprint, load_fingerprint, save_fingerprint
+from vla_cli.fingerprint_verdict import compare
 from vla_cli.lexicon import Lexicon, load_lexicon
 from vla_cli.progress import SILENT, Progress
 from vla_cli.provenance import FILE_NAME as RUN_FILE
@@ -102,6 +105,7 @@ def run(config: PreprocessConfig, progress: Progress = SILENT) -> dict[str, Any]
         written = write(config, agreed, seen, record, partial, lexicon, progress)
         statistics, train, valid = _statistics(config, written, seen, base)
         save_splits(statistics, train, valid, partial)
+        save_fingerprint(seen.fingerprint, partial)
         study = _study(config, agreed, seen, written, (train, valid), record, base, statistics)
         study_findings = _tell(config, study, record, lexicon, partial)
         for message in [*agreed.warnings, *dataset_warnings(config, study, statistics, seen.worlds)]:
@@ -115,13 +119,22 @@ def run(config: PreprocessConfig, progress: Progress = SILENT) -> dict[str, Any]
 
 
 def _compare(config: PreprocessConfig, progress: Progress) -> dict[str, Any]:
+    """Whether camera or light have moved since the demonstrations of a dataset."""
     assert config.compare is not None
-    result: dict[str, Any] = {}
-    for sentence in result["sentences"]:
+    known = load_fingerprint(config.episodes)
+    try:
+        found = compare(known, load_deployment(config.compare, list(known.cameras)))
+    except ValueError as error:
+        raise InputError(
+            f"{config.compare} cannot be compared with {config.episodes} ({error})",
+            expected="pictures of the same cameras, as they give them",
+        ) from None
+    sentences = [camera.sentence for camera in found.cameras]
+    for sentence in sentences:
         progress.note(sentence)
-    if config.strict and result["verdict"] == "moved":
-        raise CheckFailed(f"--strict, and the deployment has changed: {' '.join(result['sentences'])}")
-    return {"stage": STAGE, "out": str(config.episodes), **result}
+    if config.strict and found.verdict == "moved":
+        raise CheckFailed(f"--strict, and the deployment is not what was demonstrated in: {' '.join(sentences)}")
+    return {"stage": STAGE, "out": str(config.episodes), **found.document()}
 
 
 def _prepare(config: PreprocessConfig) -> tuple[int, Agreement]:
@@ -227,6 +240,7 @@ def _study(
         facts=seen.facts,
         findings=seen.findings,
         cameras=agreed.cameras,
+        fingerprint=_shown(seen.fingerprint),
         conventions=merge(seen.streams),
         skipped=record.skipped,
         quarantine=[
@@ -271,6 +285,15 @@ def _sheet_rows(study: Study, partial: Path) -> Iterator[tuple[str, str, Any, np
         for camera, pictures in load_pictures(partial, index).items():
             yield study.episodes[index].name, camera, pictures, np.arange(len(pictures)) / study.rate_hz
             break
+
+
+def _shown(fingerprint: Fingerprint) -> dict[str, Any]:
+    """A fingerprint for the page: how much each camera's view varies from episode to episode."""
+    found: dict[str, Any] = {}
+    for camera, one in fingerprint.cameras.items():
+        spread = {key: float(f"{np.std(v):.2g}") for key, v in one.values.items() if len(v) > 2}
+        found[camera] = {"episodes": one.episodes, "spread between episodes": spread or "too few episodes to tell"}
+    return found
 
 
 def _show(study: Study, findings: Sequence[dict[str, Any]], progress: Progress) -> None:
