@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import h5py
@@ -45,7 +45,7 @@ class Tally:
     kills: int = 0
     finished: int = 0
     late: int = 0
-    damaged: list[str] | None = None
+    damaged: list[str] = field(default_factory=list)
 
 
 def write_log(path: Path, episodes: int, steps: int) -> None:
@@ -111,7 +111,7 @@ def check_whole(folder: Path) -> int:
 def run(kills: int, seed: int, episodes: int = 12, steps: int = 60, workers: int = 2) -> Tally:
     """Kill so many runs; see the module's docstring."""
     rng = random.Random(seed)
-    tally = Tally(damaged=[])
+    tally = Tally()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         log = folder / "log.hdf5"
@@ -153,8 +153,8 @@ def main() -> int:
     print(
         f"{tally.kills} kills, {tally.finished} finished episodes found in unfinished outputs, {tally.late} too late,"
     )
-    print(f"{len(tally.damaged or [])} damaged or differing ({time.monotonic() - begun:.0f} s)")
-    for line in tally.damaged or []:
+    print(f"{len(tally.damaged)} damaged or differing ({time.monotonic() - begun:.0f} s)")
+    for line in tally.damaged:
         print(line)
     return 1 if tally.damaged else 0
 

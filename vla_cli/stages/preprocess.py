@@ -259,7 +259,7 @@ def _study(
 
 def _tell(
     config: PreprocessConfig, study: Study, record: RunRecord, lexicon: Lexicon, partial: Path
-) -> Sequence[dict[str, Any]]:
+) -> Sequence[Mapping[str, Any]]:
     """Write every document about the dataset; returns all findings."""
     words = lint_study(study, lexicon)
     told = instructions(study, words, lexicon, config.seed)
@@ -296,7 +296,7 @@ def _shown(fingerprint: Fingerprint) -> dict[str, Any]:
     return found
 
 
-def _show(study: Study, findings: Sequence[dict[str, Any]], progress: Progress) -> None:
+def _show(study: Study, findings: Sequence[Mapping[str, Any]], progress: Progress) -> None:
     """The gravest findings as a table; the page has them all."""
     order = ("error", "warning")
     rows = [
