@@ -36,7 +36,7 @@ demo: install ## the five stages on the sample data: lock-in, and its cure, in o
 
 # a file's tests stay in one process: they share what the file prepares
 test: install ## run the tests, two processes side by side
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: install ## style, format and types
 	$(BIN)/ruff check .

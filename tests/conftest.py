@@ -15,6 +15,14 @@ from vla_cli.configs import FinetuneConfig, IngestConfig, PreprocessConfig
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ROOT / "sample_data"
 INSTRUCTION = "put the red block on the left plate"
+LONGEST = ("test_pipeline.py", "test_cli.py", "test_fuzz.py", "test_ingest.py", "test_steer.py", "test_finetune.py")
+"""Files begun first: one that takes minutes and comes last leaves the other process with nothing to do."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest go first; else everything stays in its order."""
+    place = {name: index for index, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(LONGEST)))
 
 
 @pytest.fixture(scope="session", autouse=True)

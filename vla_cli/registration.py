@@ -149,7 +149,7 @@ class Reference:
     def _sample(self, values: np.ndarray, places: np.ndarray) -> np.ndarray:
         """Values [h, w] at places (complex, from the centre); 0 outside."""
         height, width = self.grid.shape
-        at = np.stack([places.imag + (height - 1) / 2, places.real + (width - 1) / 2])
+        at = np.stack([np.imag(places) + (height - 1) / 2, np.real(places) + (width - 1) / 2])
         return ndimage.map_coordinates(values, at, order=1, mode="constant")
 
     def _gain(self, seen: np.ndarray, inside: np.ndarray) -> np.ndarray:
