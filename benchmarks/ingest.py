@@ -1,10 +1,11 @@
 """How fast `vla collect-ingest` is beside bare decoding of the same files, and how its memory grows with an episode.
 
-    python benchmarks/ingest.py [--out docs] [--repeats 5]
+    python benchmarks/ingest.py [--out docs] [--repeats 2]
 
-speed    pictures a second of the stage, with one worker and with two, over those of a loop that only decodes (PyAV to
-         rgb24 with the same threads; h5py block by block); wall time, and processor time, which a busy machine changes
-         less. Repeats are interleaved; medians.
+speed    pictures a second of the stage, with one worker on one core and with two on two, over those of a loop that only
+         decodes, on one core (PyAV to rgb24; h5py block by block); wall time, and processor time, which a busy machine
+         changes less. Repeats are interleaved; medians. Two workers begin by starting Python twice, so they are also
+         measured by what a longer log takes more than a shorter one: how two go on once they have begun.
 memory   peak of a process that ingests one episode, over that for an episode a tenth as long.
 
 `--out DIR` writes DIR/ingest.md and DIR/ingest.json. Compare ratios of one run, never seconds of two.
@@ -37,10 +38,11 @@ from vla_cli.configs import IngestConfig
 from vla_cli.frames import BLOCK
 from vla_cli.stages import ingest
 
-EPISODES, STEPS = 8, 300
+EPISODES, FEWER, STEPS = 48, 16, 300
 VIDEO, PLAIN = (480, 640), (256, 256)
 LENGTH, SIZE = 300, (128, 128)  # of the shorter episode whose memory is measured, and of its pictures
 ROOT = Path(__file__).resolve().parents[1]
+Decode = Callable[[Path], int]
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class Speed:
         decode_cpu: processor milliseconds a picture of the bare loop.
         one_cpu: of the stage with one worker.
         two_cpu: with two, the workers' beginning included.
+        scaling: two workers over one, by the pictures that a longer log has more than a shorter one.
+        start: wall seconds that two workers take before they are under way.
     """
 
     log: str
@@ -66,6 +70,8 @@ class Speed:
     decode_cpu: float
     one_cpu: float
     two_cpu: float
+    scaling: float
+    start: float
 
 
 @dataclass(frozen=True)
@@ -109,22 +115,27 @@ def read_pictures(source: Path) -> int:
     return count
 
 
-def ingest_all(source: Path, workers: int) -> int:
+def ingest_all(source: Path, workers: int, episodes: int) -> int:
     """The stage; pictures."""
     out = source.parent / "out"
     ingest._file_digest.cache_clear()  # else only the first turn would pay for it
     summary = ingest.run(IngestConfig(source=source, out=out, workers=workers))
     shutil.rmtree(out)
-    if summary["counts"]["episodes_out"] != EPISODES:
+    if summary["counts"]["episodes_out"] != episodes:
         raise SystemExit(f"{source} was not ingested whole: {summary}")
-    return EPISODES * STEPS
+    return episodes * STEPS
 
 
-def timed(action: Callable[[], int]) -> tuple[float, float]:
-    """Wall and processor seconds a picture."""
-    started, before = time.perf_counter(), _cpu()
-    count = action()
-    return (time.perf_counter() - started) / count, (_cpu() - before) / count
+def timed(action: Callable[[], int], cores: int) -> tuple[float, float]:
+    """Wall and processor seconds a picture on so many cores: decoders would take all that there are."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(allowed)[:cores])
+    try:
+        started, before = time.perf_counter(), _cpu()
+        count = action()
+        return (time.perf_counter() - started) / count, (_cpu() - before) / count
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def _cpu() -> float:
@@ -132,33 +143,41 @@ def _cpu() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
-def speed(log: str, goal: float | None, source: Path, decode: Callable[[Path], int], repeats: int) -> Speed:
-    """Measure one log, after a turn to warm up."""
-    actions = [lambda: decode(source), lambda: ingest_all(source, 1), lambda: ingest_all(source, 2)]
-    turns = np.array([[timed(action) for action in actions] for _ in range(repeats + 1)])[1:]
+def speed(log: str, goal: float | None, logs: tuple[Path, Path], decode: Decode, repeats: int) -> Speed:
+    """Measure a log of `EPISODES` and one of `FEWER`, after a turn to warm up."""
+    source, shorter = logs
+    actions = [
+        (lambda: decode(source), 1),
+        (lambda: ingest_all(source, 1, EPISODES), 1),
+        (lambda: ingest_all(source, 2, EPISODES), 2),
+        (lambda: ingest_all(shorter, 1, FEWER), 1),
+        (lambda: ingest_all(shorter, 2, FEWER), 2),
+    ]
+    turns = np.array([[timed(action, cores) for action, cores in actions] for _ in range(repeats + 1)])[1:]
     wall, cpu = np.median(turns[..., 0], axis=0), np.median(turns[..., 1], axis=0)
-    return Speed(log, goal, *(1 / wall), *(1000 * cpu))
+    long, short = wall[1:3] * EPISODES * STEPS, wall[3:] * FEWER * STEPS  # seconds of one worker and of two
+    more = long - short
+    start = long[1] - more[1] * EPISODES / (EPISODES - FEWER)
+    return Speed(log, goal, *(1 / wall[:3]), *(1000 * cpu[:3]), scaling=more[0] / more[1], start=start)
 
 
 def speeds(folder: Path, repeats: int) -> list[Speed]:
     """Every row, each with files of its own that are removed when it is done."""
     rows = []
     for log, goal, write, decode in (
-        ("video, H.264", 0.8, lambda path: lerobot(path, EPISODES, STEPS, VIDEO), decode_videos),
-        ("video, MPEG-4", 0.8, lambda path: lerobot(path, EPISODES, STEPS, VIDEO, "mpeg4"), decode_videos),
-        ("HDF5, gzip", 0.7, lambda path: robomimic(path, EPISODES, STEPS, PLAIN), read_pictures),
-        (
-            "HDF5, not packed, chunked",
-            None,
-            lambda path: robomimic(path, EPISODES, STEPS, PLAIN, "chunked"),
-            read_pictures,
-        ),
-        ("HDF5, not packed", None, lambda path: robomimic(path, EPISODES, STEPS, PLAIN, "contiguous"), read_pictures),
+        ("video, H.264", 0.8, lambda path, n: lerobot(path, n, STEPS, VIDEO), decode_videos),
+        ("video, MPEG-4", 0.8, lambda path, n: lerobot(path, n, STEPS, VIDEO, "mpeg4"), decode_videos),
+        ("HDF5, gzip", 0.7, lambda path, n: robomimic(path, n, STEPS, PLAIN), read_pictures),
+        ("HDF5, not packed", None, lambda path, n: robomimic(path, n, STEPS, PLAIN, "chunked"), read_pictures),
     ):
-        (folder / "speed").mkdir()
-        rows.append(speed(log, goal, write(folder / "speed" / "log"), decode, repeats))
+        logs = []
+        for name, count in (("long", EPISODES), ("short", FEWER)):
+            (folder / name).mkdir()
+            logs.append(write(folder / name / "log", count))
+        rows.append(speed(log, goal, (logs[0], logs[1]), decode, repeats))
         print(_speed_row(rows[-1]), flush=True)
-        shutil.rmtree(folder / "speed")
+        for source in logs:
+            shutil.rmtree(source.parent)
     return rows
 
 
@@ -188,7 +207,7 @@ def _speed_row(row: Speed) -> str:
     goal = f"{row.goal:g}" if row.goal else "-"
     return (
         f"| {row.log} | {row.decode:.0f} | {row.one:.0f} | {row.two:.0f} | {row.one / row.decode:.2f} | {goal}"
-        f" | {row.two / row.one:.2f} | {row.decode_cpu / row.one_cpu:.2f} | {row.one_cpu / row.two_cpu:.2f} |"
+        f" | {row.decode_cpu / row.one_cpu:.2f} | {row.two / row.one:.2f} | {row.scaling:.2f} | {row.start:.1f} |"
     )
 
 
@@ -206,12 +225,13 @@ def page(rows: list[Speed], memories: list[Memory], repeats: int) -> str:
         f" {os.cpu_count()} cores: {EPISODES} episodes of {STEPS} pictures, {width}x{height} as video and"
         f" {PLAIN[1]}x{PLAIN[0]} in HDF5; medians of {repeats} interleaved turns. Compare ratios, not seconds.",
         "",
-        "Pictures a second: a loop that only decodes, `vla collect-ingest` with one worker, and with two. Then ratios:"
-        " one worker over decoding (and the goal), two workers over one; and, of processor time, which other work on"
-        " the machine changes less, decoding over one worker, and one worker over two.",
+        "Pictures a second: a loop that only decodes and `vla collect-ingest` with one worker, each on one core, and"
+        " with two workers on two cores. Then ratios: one worker over decoding by wall time (and the goal) and by"
+        " processor time; two workers over one, as it is and without the seconds that two take to begin. A log that is"
+        " not packed has nothing to decode: reading it is copying memory, and the stage also writes and hashes it.",
         "",
-        "| log | decode | 1 worker | 2 workers | 1 / decode | goal | 2 / 1 | CPU: decode / 1 | CPU: 1 / 2 |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| log | decode | 1 worker | 2 workers | 1 / decode | goal | by CPU | 2 / 1 | under way | begin, s |",
+        "|---|---|---|---|---|---|---|---|---|---|",
         *map(_speed_row, rows),
         "",
         f"Peak memory in MiB of ingesting one episode of {LENGTH} and of {10 * LENGTH} pictures of"
@@ -229,7 +249,7 @@ def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, help="a folder for ingest.md and ingest.json")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--only", choices=("speed", "memory"))
     parser.add_argument("--peak-of", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--format", default="auto", help=argparse.SUPPRESS)

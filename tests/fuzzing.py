@@ -360,7 +360,7 @@ def _ingest(name: str, path: Path, out: Path) -> dict[str, Any]:
     """As `vla collect-ingest` does it."""
     from vla_cli.conversion import Task, Terms, convert
     from vla_cli.errors import InputError
-    from vla_cli.files import digest_file
+    from vla_cli.files import digest_recording
     from vla_cli.logs import list_entries
     from vla_cli.readers import LogSource, detect
 
@@ -377,7 +377,7 @@ def _ingest(name: str, path: Path, out: Path) -> dict[str, Any]:
         for number, entry in enumerate(entries):
             for file in entry.files:
                 _inside(file, path)
-                _ = file.is_file() and digest_file(file)
+                _ = file.is_file() and digest_recording(file)
             result = convert(log, Task(entry, f"entry_{number}", ""), Terms(name), out, said)
             reasons += [result.reason] * (result.row is None)
             messages += [*said, result.reason]

@@ -37,15 +37,15 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, or auto.")]
 Strict = Annotated[bool, typer.Option("--strict", help="A skipped episode is an error (exit 1).")]
 
 
-def _run(context: typer.Context, module: str, kind: type[Any]) -> None:
-    """Run a stage with the options that were named on the command line."""
+def _run(context: typer.Context, module: str, kind: type[Any], **also: Any) -> None:
+    """Run a stage with the options that were named on the command line, and with `also`."""
     options = dict(context.params)
     as_json, config_file = options.pop("json_"), options.pop("config_file")
     named = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in options.items()
         if _was_named(context, name)
-    }
+    } | also
     console.run_stage(
         lambda: import_module(f"vla_cli.stages.{module}"), kind, named, config_file=config_file, as_json=as_json
     )
@@ -123,7 +123,9 @@ def collect_ingest(
 @app.command()
 def preprocess(
     context: typer.Context,
-    episodes: Annotated[Path | None, typer.Argument(help="A directory written by collect-ingest.")] = None,
+    episodes: Annotated[
+        Path | None, typer.Argument(help="A directory written by collect-ingest; with --compare, a dataset.")
+    ] = None,
     out: Out = None,
     rate: Annotated[float | None, typer.Option(help="Control rate in Hz [default: the action stream's own].")] = None,
     val_fraction: Annotated[float, typer.Option(help="Share of episodes held out.")] = PreprocessConfig.val_fraction,
@@ -167,7 +169,8 @@ def preprocess(
     config_file: ConfigFile = None,
 ) -> None:
     """Put episodes on one clock, judge them, split, and compute statistics: one robomimic-compatible dataset."""
-    _run(context, "preprocess", PreprocessConfig)
+    known = {"episodes": out or PreprocessConfig.out} if compare is not None and episodes is None else {}
+    _run(context, "preprocess", PreprocessConfig, **known)
 
 
 @app.command()

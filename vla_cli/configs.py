@@ -92,7 +92,7 @@ class PreprocessConfig(StageConfig):
     """`vla preprocess`: episodes become one synchronised dataset.
 
     Attributes:
-        episodes: a directory written by collect-ingest.
+        episodes: a directory written by collect-ingest; with `compare`, the dataset to compare with.
         rate: control rate in Hz; None keeps the rate of the action stream.
         val_fraction: share of episodes held out.
         action_dims: which action dimensions to keep ("0-6,22-28"), or None for all.

@@ -26,8 +26,9 @@ from typing import Any, Protocol
 from vla_cli import __version__
 from vla_cli.conventions import complete, stated, unknowns
 from vla_cli.episode import Episode, UnusableError, manifest_row, problems, save_episode
-from vla_cli.files import digest_file, read_json, write_json
+from vla_cli.files import digest_recording, read_json, write_json
 from vla_cli.logs import Entry, Log, Warn, read_entry
+from vla_cli.video import limit_threads
 
 QUARANTINE = "quarantine"
 RESULTS = ".results"
@@ -142,7 +143,7 @@ def finished(task: Task, folder: Path) -> Result | None:
     if (result.name, result.source_digest, result.version) != (task.entry.name, task.digest, __version__):
         return None
     file = folder / f"{task.stem}.hdf5"
-    whole = result.row is None or (file.is_file() and digest_file(file) == result.row["digest"])
+    whole = result.row is None or (file.is_file() and digest_recording(file) == result.row["digest"])
     return result if whole else None
 
 
@@ -224,7 +225,9 @@ def convert_all(source: Source, tasks: Sequence[Task], terms: Terms, folder: Pat
 
 def _in_pool(source: Source, tasks: Sequence[Task], terms: Terms, folder: Path, workers: int) -> Iterator[Result]:
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(source, terms, folder, os.getpid()))
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    terms_of_all = (source, terms, folder, os.getpid(), threads)
+    pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=terms_of_all)
     futures: list[Future[Result]] = []
     try:
         futures = [pool.submit(_convert_here, task) for task in tasks]
@@ -263,8 +266,9 @@ class _Worker:
 _worker: _Worker | None = None
 
 
-def _begin(source: Source, terms: Terms, folder: Path, parent: int) -> None:
+def _begin(source: Source, terms: Terms, folder: Path, parent: int, threads: int) -> None:
     global _worker
+    limit_threads(threads)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
     _worker = _Worker(source, terms, folder)

@@ -26,7 +26,7 @@ import numpy as np
 
 from vla_cli import hdf5
 from vla_cli.errors import InputError
-from vla_cli.files import digest_file, replacing, write_text
+from vla_cli.files import digest_recording, replacing, write_text
 from vla_cli.stored_frames import load_frames, save_frames
 
 SCHEMA_VERSION = 2
@@ -74,7 +74,7 @@ class Episode:
         operator: who demonstrated, or "unknown".
         format: the reader's name.
         source: the log it came from, relative to what the user named.
-        source_digest: "sha256:..." of the source file(s).
+        source_digest: "blake3:..." of the source file, or "sha256:..." over those of several.
         world: robomimic `env_args` when the log names its environment, else None.
         notes: plain sentences about oddities met while reading.
     """
@@ -215,7 +215,7 @@ def manifest_row(episode: Episode, file: Path) -> dict[str, Any]:
     clock = actions[0].timestamps
     return {
         "file": file.name,
-        "digest": digest_file(file),
+        "digest": digest_recording(file),
         "name": episode.name,
         "instructions": episode.instructions,
         "operator": episode.operator,
@@ -276,7 +276,7 @@ def read_manifest(directory: Path) -> list[dict[str, Any]]:
     rows = [_manifest_row(line, f"{path} line {number}") for number, line in enumerate(lines, 1)]
     for row in rows:
         file = directory / row["file"]
-        if not file.is_file() or digest_file(file) != row["digest"]:
+        if not file.is_file() or digest_recording(file) != row["digest"]:
             raise InputError(
                 f"{file} is {'changed' if file.is_file() else 'missing'} since it was ingested",
                 hint="vla collect-ingest again with --overwrite",

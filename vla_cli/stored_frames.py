@@ -21,7 +21,7 @@ import numpy as np
 
 from vla_cli import hdf5
 from vla_cli.frames import ArrayFrames, Frames, PictureFrames, VideoFrames, blocks_of
-from vla_cli.video import decode_blocks, excerpt
+from vla_cli.video import decode_blocks, excerpt, verify
 
 GZIP = 1  # the fast end: noise does not get smaller for more work
 # What every h5py can read again.
@@ -81,8 +81,7 @@ def _save_pictures(frames: PictureFrames, group: h5py.Group) -> None:
 
 
 def _save_video(frames: VideoFrames, group: h5py.Group) -> None:
-    for _ in frames.blocks():
-        pass
+    verify(frames.path, start=frames.start, length=len(frames), size=frames.shape[1:3])
     group.attrs["packing"] = "video"
     stored = group.create_dataset("bytes", (0,), np.uint8, maxshape=(None,), chunks=(_READ,))
     pieces, first = excerpt(frames.path, frames.start, len(frames))

@@ -28,6 +28,13 @@ _OPTIONS = {"format_whitelist": "mov,matroska,avi,mpegts", "protocol_whitelist":
 _PIECE = 1 << 20
 
 Source = Path | IO[bytes]
+_threads = 0  # of a decoder; 0 lets FFmpeg take every core
+
+
+def limit_threads(count: int) -> None:
+    """Let each decoder of this process have so many threads: beside others, more would only be in their way."""
+    global _threads
+    _threads = count
 
 
 def require_av() -> None:
@@ -68,25 +75,53 @@ def decode_blocks(path: Source, *, start: int, length: int, size: Sequence[int],
         ValueError: it cannot be decoded, breaks off early, lacks a picture in between, or changes its size.
     """
     require_av()
-    from av.error import FFmpegError
     from av.video.reformatter import VideoReformatter
 
-    label, end = path.name if isinstance(path, Path) else "the video", start + length
-    at = start
-    try:
-        index = _index_of(path) if isinstance(path, Path) else None
-        pictures, converter = _pictures(path, index, start), VideoReformatter()
-        while at < end:
-            buffer = np.empty((min(block, end - at), *size, 3), np.uint8)
+    converter, rest = VideoReformatter(), length
+    with _readable(path, start, length, size) as pictures:
+        while rest:
+            buffer = np.empty((min(block, rest), *size, 3), np.uint8)
             for place in range(len(buffer)):
-                picture = next(pictures, None)
-                if picture is None:
-                    raise ValueError(f"{label} breaks off after frame {at} of {end}")
-                if (picture.height, picture.width) != tuple(size):
-                    raise ValueError(f"{label} changes its size at frame {at}")
-                _convert(converter, picture, buffer[place])
-                at += 1
+                _convert(converter, next(pictures), buffer[place])
+            rest -= len(buffer)
             yield buffer
+
+
+def verify(path: Path, *, start: int, length: int, size: Sequence[int]) -> None:
+    """Decode pictures `start` to `start + length` of a file and keep none; only the first is turned into RGB.
+
+    Raises:
+        ValueError: as for `decode_blocks`.
+    """
+    require_av()
+    from av.video.reformatter import VideoReformatter
+
+    with _readable(path, start, length, size) as pictures:
+        for number, picture in enumerate(pictures):
+            if number == 0:
+                _convert(VideoReformatter(), picture, np.empty((*size, 3), np.uint8))
+
+
+@contextmanager
+def _readable(path: Source, start: int, length: int, size: Sequence[int]) -> Iterator[Iterator[Any]]:
+    """Decoded pictures `start` to `start + length`, neither more nor less; what FFmpeg raises becomes a ValueError."""
+    from av.error import FFmpegError
+
+    label, end, at = path.name if isinstance(path, Path) else "the video", start + length, start
+
+    def counted() -> Iterator[Any]:
+        nonlocal at
+        index = _index_of(path) if isinstance(path, Path) else None
+        for picture in islice(_pictures(path, index, start), length):
+            if (picture.height, picture.width) != tuple(size):
+                raise ValueError(f"{label} changes its size at frame {at}")
+            yield picture
+            at += 1
+        if at < end:
+            raise ValueError(f"{label} breaks off after frame {at} of {end}")
+
+    try:
+        yield counted()
     except (FFmpegError, OSError, IndexError) as error:
         raise ValueError(f"{label} cannot be decoded after frame {at} ({_words(error)})") from None
 
@@ -252,7 +287,7 @@ def _opened(source: Source, label: str) -> Iterator[tuple[Any, Any]]:
         stream = container.streams.video[0]
         if stream.width * stream.height > LARGEST_PICTURE:
             raise ValueError(f"{label} claims {stream.width}x{stream.height} pixels")
-        stream.thread_type = "AUTO"
+        stream.thread_type, stream.codec_context.thread_count = "AUTO", _threads
         yield container, stream
 
 

@@ -12,7 +12,7 @@ from vla_cli.configs import IngestConfig, PreprocessConfig
 from vla_cli.dataset import load_dataset
 from vla_cli.episode import load_episode, read_manifest, save_episode, write_manifest
 from vla_cli.errors import CheckFailed, ConfigError, InputError
-from vla_cli.files import digest_file, read_json
+from vla_cli.files import digest_recording, read_json
 from vla_cli.stages import ingest, preprocess
 
 
@@ -240,7 +240,7 @@ def test_episodes_of_different_worlds_name_none(episodes, tmp_path) -> None:
     rows = [json.loads(line) for line in (directory / "manifest.jsonl").read_text().splitlines()]
     with h5py.File(directory / rows[1]["file"], "a") as file:
         file.attrs["world"] = json.dumps({"env_name": "other"})
-    rows[1]["digest"] = digest_file(directory / rows[1]["file"])
+    rows[1]["digest"] = digest_recording(directory / rows[1]["file"])
     (directory / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     summary = run(directory, tmp_path / "d")
     assert load_dataset(tmp_path / "d").world is None and any("--world" in w for w in summary["warnings"])
@@ -301,7 +301,7 @@ def sample(sample_episodes, tmp_path):
                 stream.values = np.array(stream.values)
             alter(index, episode)
             save_episode(episode, root / row["file"])
-            row["digest"] = digest_file(root / row["file"])
+            row["digest"] = digest_recording(root / row["file"])
         write_manifest(root, rows)
         return root
 
@@ -375,3 +375,41 @@ def test_paraphrases_are_told_beside_the_original(sample_episodes, tmp_path) -> 
     run(sample_episodes, tmp_path / "d", paraphrases=3)
     told = load_dataset(tmp_path / "d").demonstrations[0].instructions
     assert told[0] == "put the red block on the left plate" and len(set(told)) == 4
+
+
+# Compared: pictures of a deployment against a finished dataset.
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """Newly recorded demonstrations of a domain, as episodes."""
+
+    def make(domain: str, seed: int) -> Path:
+        out = tmp_path_factory.mktemp("recorded") / domain
+        source, instruction = Path(f"tabletop:{domain}"), "put the red block on the left plate"
+        ingest.run(IngestConfig(source=source, out=out, expert=True, episodes=12, seed=seed, instruction=instruction))
+        return out
+
+    return make
+
+
+def test_a_deployment_is_the_same_or_has_moved(dataset, recorded, tmp_path) -> None:
+    before = contents(dataset)
+    same = run(dataset, tmp_path / "none", compare=recorded("V", 5))
+    assert same["verdict"] == "same" and same["cameras"]["agentview_image"]["scenes"] == 12
+    other = recorded("W", 5)
+    assert run(dataset, tmp_path / "none", compare=other)["verdict"] == "moved"
+    with pytest.raises(CheckFailed, match="agentview_image"):
+        run(dataset, tmp_path / "none", compare=other, strict=True)
+    assert contents(dataset) == before and not (tmp_path / "none").exists()
+
+
+def test_comparing_needs_a_dataset_and_pictures_of_its_cameras(dataset, sample_episodes, tmp_path) -> None:
+    (tmp_path / "frames").mkdir()
+    for known, shown, said in (
+        (sample_episodes, sample_episodes, "vla preprocess"),
+        (dataset, tmp_path / "frames", "agentview_image"),
+        (dataset, tmp_path / "nowhere", "does not exist"),
+    ):
+        with pytest.raises(InputError, match=said):
+            run(known, tmp_path / "none", compare=shown)

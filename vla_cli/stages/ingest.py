@@ -35,6 +35,7 @@ from vla_cli.files import (
     check_output,
     check_same,
     digest_file,
+    digest_recording,
     read_json,
     text_digest,
     write_json,
@@ -293,7 +294,7 @@ def _digest(entry: Entry, request: dict[str, Any]) -> str:
 @cache
 def _file_digest(file: Path, stamp: tuple[int, int]) -> str:
     """A file's digest, computed once for each time that it changed."""
-    return digest_file(file) if stamp != (0, 0) and file.is_file() else "missing"
+    return digest_recording(file) if stamp != (0, 0) and file.is_file() else "missing"
 
 
 def _free_name(name: str, taken: set[str]) -> str:
