@@ -80,8 +80,11 @@ def child(episodes: Path, out: Path) -> None:
     """What `measure` starts."""
     begun = time.perf_counter()
     preprocess.run(PreprocessConfig(episodes=episodes, out=out))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"seconds": time.perf_counter() - begun, "peak_mib": peak}))
+    seconds, used = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF)
+    # not ru_maxrss, which begins with that of the process before `exec`
+    lines = Path("/proc/self/status").read_text().split("\n")
+    peak = next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+    print(json.dumps({"seconds": seconds, "cpu_seconds": used.ru_utime + used.ru_stime, "peak_mib": peak}))
 
 
 def main() -> int:
@@ -101,11 +104,11 @@ def main() -> int:
             found[name] = measure(Path(place) / name / "episodes", Path(place) / name / "dataset")
             pictures = count * args.frames * 2
             rate = pictures / found[name]["seconds"]
-            seconds, peak = found[name]["seconds"], found[name]["peak_mib"]
+            seconds, cpu, peak = (found[name][key] for key in ("seconds", "cpu_seconds", "peak_mib"))
             print(
                 f"{count} episodes x {args.frames} frames x 2 cameras at {SIZE} pixels: {rate:.0f} frames/s", flush=True
             )
-            print(f"    {seconds:.1f} s, peak memory {peak:.0f} MiB", flush=True)
+            print(f"    {seconds:.1f} s ({cpu:.1f} s of processor), peak memory {peak:.0f} MiB", flush=True)
         print(f"peak memory, all against a fifth: {found['all']['peak_mib'] / found['a fifth']['peak_mib']:.2f}")
     return 0
 

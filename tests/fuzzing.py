@@ -359,8 +359,8 @@ def _judged(name: str, log: Path, out: Path, outside: list[str]) -> dict[str, An
 def _ingest(name: str, path: Path, out: Path) -> dict[str, Any]:
     """As `vla collect-ingest` does it."""
     from vla_cli.conversion import Task, Terms, convert
+    from vla_cli.digests import digest_recording
     from vla_cli.errors import InputError
-    from vla_cli.files import digest_recording
     from vla_cli.logs import list_entries
     from vla_cli.readers import LogSource, detect
 

@@ -174,3 +174,19 @@ def test_a_text_that_claims_gigabytes_takes_no_memory(tmp_path) -> None:
     with pytest.raises(ValueError, match="more than 640 MiB"), hdf5.bounded_memory():
         np.ones(2**30, np.uint8)
     assert resource.getrlimit(resource.RLIMIT_AS) == limit
+
+
+def test_a_heap_of_texts_that_goes_nowhere_is_refused_before_it_is_read(tmp_path) -> None:
+    """HDF5 itself would walk over it for ever; `fuzz_readers.py --formats robomimic --seed 1000995` found it."""
+    path = tmp_path / "log.hdf5"
+    with h5py.File(path, "w") as file:
+        file.attrs["text"] = "some text of any length"
+    hdf5.check_heaps(path)
+    data = bytearray(path.read_bytes())
+    heap = data.find(b"GCOL")
+    free = heap + 16 + 16 + 24  # after the collection's header, and the one text with its own
+    assert heap > 0 and data[free : free + 2] == bytes(2)
+    data[free + 8 : free + 16] = bytes(8)
+    path.write_bytes(data)
+    os.utime(path, (1, 1))
+    refused(lambda: hdf5.check_heaps(path), "texts", "damaged")

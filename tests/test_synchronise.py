@@ -197,6 +197,13 @@ def test_quaternions_that_change_sign_are_mended_and_told() -> None:
     assert any("change sign 2 time(s)" in note for note in result.notes)
 
 
+def test_where_the_hands_rotation_stands_is_told_as_long_as_it_is_whole() -> None:
+    assert sync(posed()).rotation == (3, "quaternion-xyzw", False)
+    assert sync(posed(), state_dims="1-7").rotation == (2, "quaternion-xyzw", False)
+    assert sync(posed(), state_dims="0-5").rotation is None
+    assert sync(posed(rotation="unknown")).rotation is None
+
+
 def test_a_late_camera_is_put_back_and_nothing_else_moves() -> None:
     one = posed()
     result = sync(one, latency={"camera": 0.2})

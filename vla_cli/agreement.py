@@ -121,6 +121,7 @@ def _rate(agreed: Agreement, wanted: float | None) -> float:
         span = f"{min(rates, default=0):.4g}" + (f" to {max(rates):.4g}" if len(set(rates)) > 1 else "")
         agreed.warnings.append(
             f"{len(other)} of {len(agreed.rows)} episodes are resampled from {span} Hz to {rate:g} Hz: "
-            "commands are left out or repeated, so actions that are changes a step mean another distance now."
+            "commands are left out or repeated. Actions whose mode is known to be a change a step keep their distance; "
+            "of actions whose mode is unknown nobody can say it (vla collect-ingest --set action.mode=delta)."
         )
     return rate

@@ -25,8 +25,9 @@ from typing import Any, Protocol
 
 from vla_cli import __version__
 from vla_cli.conventions import complete, stated, unknowns
+from vla_cli.digests import digest_recording
 from vla_cli.episode import Episode, UnusableError, manifest_row, problems, save_episode
-from vla_cli.files import digest_recording, read_json, write_json
+from vla_cli.files import read_json, write_json
 from vla_cli.logs import Entry, Log, Warn, read_entry
 from vla_cli.video import limit_threads
 

@@ -30,7 +30,7 @@ import h5py
 import numpy as np
 
 from vla_cli import hdf5
-from vla_cli.errors import InputError
+from vla_cli.errors import InputError, words
 from vla_cli.files import replacing, write_json
 from vla_cli.stats import DatasetStatistics, load_statistics, save_statistics
 
@@ -175,7 +175,7 @@ def load_pictures(directory: Path, index: int) -> dict[str, np.ndarray]:
             obs = hdf5.group(hdf5.group(data, f"demo_{index}"), "obs")
             return {camera: hdf5.array(obs, camera) for camera in json.loads(hdf5.text(data, "cameras"))}
     except (OSError, KeyError, ValueError) as error:
-        raise InputError(f"{directory / FILE_NAME} has no demonstration {index} ({error})") from None
+        raise InputError(f"{directory / FILE_NAME} has no demonstration {index} ({words(error)})") from None
 
 
 def load_dataset(directory: Path) -> Dataset:
@@ -194,7 +194,7 @@ def load_dataset(directory: Path) -> Dataset:
             dataset = _read_dataset(file, statistics)
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise InputError(
-            f"{path} cannot be read as a dataset ({error})",
+            f"{path} cannot be read as a dataset ({words(error)})",
             expected="a whole HDF5 file written by preprocess",
             hint=remake,
         ) from None

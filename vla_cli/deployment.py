@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from vla_cli.episode import MANIFEST, load_episode, read_manifest
-from vla_cli.errors import InputError, MissingDependency
+from vla_cli.errors import InputError, MissingDependency, words
 from vla_cli.frames import Frames, PictureFrames, VideoFrames
 from vla_cli.video import probe
 
@@ -53,7 +53,7 @@ def load_pictures(path: Path, cameras: Collection[str]) -> Mapping[str, list[Fra
     except MissingDependency:
         raise
     except (ValueError, OSError) as error:
-        raise InputError(f"{path} cannot be read ({error})", expected=_expected(cameras)) from None
+        raise InputError(f"{path} cannot be read ({words(error)})", expected=_expected(cameras)) from None
     kept = {camera: _evenly(found[camera]) for camera in sorted(found) if camera in cameras and found[camera]}
     if not kept:
         others = f", but of {', '.join(sorted(found))}" if found else ""

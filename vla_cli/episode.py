@@ -25,8 +25,9 @@ import h5py
 import numpy as np
 
 from vla_cli import hdf5
-from vla_cli.errors import InputError
-from vla_cli.files import digest_recording, replacing, write_text
+from vla_cli.digests import digest_recording
+from vla_cli.errors import InputError, words
+from vla_cli.files import replacing, write_text
 from vla_cli.stored_frames import load_frames, save_frames
 
 SCHEMA_VERSION = 2
@@ -169,6 +170,7 @@ def load_episode(path: Path) -> Episode:
         InputError: the file is missing, truncated, or not one of ours.
     """
     try:
+        hdf5.check_heaps(path)
         with h5py.File(path, "r") as file:
             version = int(hdf5.number(file, "schema_version", 0))
             if version != SCHEMA_VERSION or "streams" not in file:
@@ -187,7 +189,7 @@ def load_episode(path: Path) -> Episode:
             )
     except (OSError, KeyError, ValueError) as error:
         raise InputError(
-            f"{path} cannot be read as an episode ({error})",
+            f"{path} cannot be read as an episode ({words(error)})",
             expected="a whole HDF5 file written by collect-ingest",
             hint="vla collect-ingest SOURCE --out episodes/ to make it again",
         ) from None
@@ -289,7 +291,7 @@ def _manifest_row(line: str, where: str) -> dict[str, Any]:
         row = json.loads(line)
         missing = sorted(_MANIFEST_KEYS - set(row))
     except (json.JSONDecodeError, TypeError) as error:
-        raise InputError(f"{where} is not valid JSON ({error})", expected="one JSON object a line") from None
+        raise InputError(f"{where} is not valid JSON ({words(error)})", expected="one JSON object a line") from None
     if missing or Path(row["file"]).name != row["file"]:
         raise InputError(f"{where} lacks {missing or 'a plain file name'}", hint="vla collect-ingest to make it again")
     return row

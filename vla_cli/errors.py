@@ -13,6 +13,15 @@ The library raises; only `console` turns an error into text and an exit code.
 
 from __future__ import annotations
 
+LONGEST_WORDS = 300
+"""Characters of a library's message that are passed on: some quote the damaged bytes."""
+
+
+def words(error: BaseException) -> str:
+    """What another library's error says, on one line and not too long; its class where it says nothing."""
+    said = " ".join(str(error).split()) or type(error).__name__
+    return said if len(said) <= LONGEST_WORDS else f"{said[:LONGEST_WORDS]}..."
+
 
 class VlaError(Exception):
     """Base of all errors a user can act on.

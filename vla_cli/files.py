@@ -17,8 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from blake3 import blake3
-
 from vla_cli.errors import ConfigError, InputError
 
 _REQUEST = "request.json"
@@ -80,15 +78,6 @@ def digest_file(path: Path) -> str:
     """SHA-256 of a file's bytes, as `sha256:<hex>`."""
     with path.open("rb") as stream:
         return "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def digest_recording(path: Path) -> str:
-    """BLAKE3 of a file's bytes, as `blake3:<hex>`: for recordings and episodes, which are large.
-
-    SHA-256 would take as long as decoding the pictures on a machine without instructions for it.
-    """
-    with path.open("rb") as stream:
-        return "blake3:" + hashlib.file_digest(stream, blake3).hexdigest()  # pyright: ignore[reportArgumentType]
 
 
 def text_digest(text: str) -> str:

@@ -9,9 +9,11 @@ walks down a file by itself, so that a group which contains itself is only ever 
 from __future__ import annotations
 
 import math
+import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ MOST_TEXTS = 256  # in one attribute
 LONGEST_NAME = 4096
 MOST_LINKS = 16  # soft links to follow from one name: they may go round in circles
 BOMB_SIZE, BOMB_RATIO = 256 * 2**20, 1000  # gzip makes zeros about 1030 times smaller, and pictures hardly ten times
+_HEAP, MOST_TEXTS_OF_FILE = b"GCOL\x01\0\0\0", 5_000_000
 
 
 @contextmanager
@@ -59,6 +62,50 @@ def bounded_memory(most: int = MOST_MEMORY) -> Iterator[None]:
         raise ValueError(f"it claims sizes that take more than {most // 2**20} MiB") from None
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def check_heaps(path: Path) -> None:
+    """Look at the places in a file where texts of any length lie, before HDF5 does.
+
+    HDF5 walks such a heap from object to object by the size that each states; a free one that states less than its own
+    header is walked over for ever (seen in 2.0). Format: HDF5 File Format Specification 3.0, III.E "Global Heap".
+
+    Raises:
+        ValueError: a heap is damaged.
+    """
+    stamp = path.stat()
+    if problem := _heap_problem(path, stamp.st_size, stamp.st_mtime_ns):
+        raise ValueError(problem)
+
+
+@lru_cache(maxsize=64)
+def _heap_problem(path: Path, size: int, _time: int) -> str:
+    if size == 0:
+        return ""
+    left = MOST_TEXTS_OF_FILE
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        at = data.find(_HEAP)
+        while at >= 0:
+            walked = _walk(data, at, size, left)
+            if walked is None:
+                return f"the texts at byte {at} are damaged"
+            if (left := left - walked) <= 0:
+                return f"more than {MOST_TEXTS_OF_FILE} texts"
+            at = data.find(_HEAP, at + len(_HEAP))
+    return ""
+
+
+def _walk(data: mmap.mmap, at: int, size: int, most: int) -> int | None:
+    """Objects of the heap at a byte, `most` at most; None where HDF5 would not get to its end."""
+    end, at = min(at + int.from_bytes(data[at + 8 : at + 16], "little"), size), at + 16
+    for count in range(most):
+        if at + 16 > end:
+            return count
+        index, stated = int.from_bytes(data[at : at + 2], "little"), int.from_bytes(data[at + 8 : at + 16], "little")
+        if index == 0 and stated < 16:
+            return None
+        at += stated if index == 0 else 16 + (stated + 7) // 8 * 8
+    return most
 
 
 def names(parent: h5py.Group) -> list[str]:

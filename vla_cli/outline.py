@@ -18,7 +18,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from vla_cli.errors import InputError
+from vla_cli import hdf5
+from vla_cli.errors import InputError, words
 
 MOST_NODES = 400
 DEEPEST = 8
@@ -116,12 +117,13 @@ def outline_hdf5(path: Path) -> Node:
         InputError: it is damaged.
     """
     try:
+        hdf5.check_heaps(path)
         with h5py.File(path, "r") as file:
             node = Node("/", "group", bytes=path.stat().st_size, attributes=_attributes(file))
             _fill_group(node, file, 0, _Budget(), {file["/"]})
             return node
     except (OSError, RuntimeError, ValueError, KeyError) as error:
-        raise InputError(f"{path} cannot be read as HDF5 ({error})", expected="a whole HDF5 file") from None
+        raise InputError(f"{path} cannot be read as HDF5 ({words(error)})", expected="a whole HDF5 file") from None
 
 
 def _fill_group(node: Node, group: h5py.Group, depth: int, budget: _Budget, seen: set[Any]) -> None:

@@ -20,7 +20,7 @@ from vla_cli.adapter import FILE_NAME as POLICY_FILE
 from vla_cli.dataset import FILE_NAME as DATASET_FILE
 from vla_cli.dataset import SPLITS, STATE_KEY
 from vla_cli.episode import MANIFEST, Episode, Stream
-from vla_cli.errors import InputError
+from vla_cli.errors import InputError, words
 from vla_cli.files import read_json
 from vla_cli.frames import ArrayFrames
 from vla_cli.outline import LARGEST_JSON, in_bytes
@@ -65,6 +65,7 @@ def _recognise_file(path: Path) -> tuple[str, str] | None:
     if not is_hdf5(path):
         return None
     try:
+        hdf5.check_heaps(path)
         with h5py.File(path, "r") as file:
             if "schema_version" in file.attrs and hdf5.has(file, "streams"):
                 return "episode", "it is HDF5 with a schema_version and streams"
@@ -115,6 +116,7 @@ def check_vectors(path: Path) -> None:
     """
     total = 0
     try:
+        hdf5.check_heaps(path)
         with h5py.File(path, "r") as file:
             streams = hdf5.group(file, "streams")
             for role in hdf5.names(streams):
@@ -123,7 +125,9 @@ def check_vectors(path: Path) -> None:
                     keys = ("timestamps", "offsets") if role == "image" else ("timestamps", "values")
                     total += sum(hdf5.size(hdf5.dataset(stream, key)) for key in keys if hdf5.has(stream, key))
     except (OSError, RuntimeError, KeyError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as an episode ({error})", expected="a whole HDF5 file") from None
+        raise InputError(
+            f"{path} cannot be read as an episode ({words(error)})", expected="a whole HDF5 file"
+        ) from None
     if total > LARGEST_VECTORS:
         raise InputError(f"{path} claims {in_bytes(total)} of vectors", expected=f"at most {in_bytes(LARGEST_VECTORS)}")
 
@@ -186,6 +190,7 @@ def _vector(group: h5py.Group, name: str) -> Any:
 @contextmanager
 def opened_dataset(path: Path) -> Iterator[DatasetFile]:
     """Open a `dataset.hdf5`; what it lacks raises ValueError, KeyError or OSError."""
+    hdf5.check_heaps(path)
     with h5py.File(path, "r") as file:
         data = hdf5.group(file, "data")
         keys = [key for key in hdf5.names(data) if key.startswith("demo_")]

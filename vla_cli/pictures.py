@@ -7,6 +7,8 @@ import io
 import numpy as np
 from PIL import Image
 
+from vla_cli.errors import words
+
 LARGEST_PICTURE = 50_000_000  # pixels; a file of a few bytes may claim to hold more than memory does
 
 
@@ -24,4 +26,4 @@ def decode_picture(data: bytes, label: str) -> np.ndarray:
                 raise ValueError(f"{label} is a picture of mode {picture.mode}, not colour")
             return np.asarray(picture.convert("RGB"))
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{label} cannot be decoded ({error})") from None
+        raise ValueError(f"{label} cannot be decoded ({words(error)})") from None

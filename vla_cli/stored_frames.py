@@ -12,7 +12,9 @@ once while it is written: what is kept can be read again.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -48,26 +50,60 @@ def save_frames(frames: np.ndarray | Frames, group: h5py.Group) -> None:
 def _save_plain(frames: np.ndarray | Frames, group: h5py.Group) -> None:
     group.attrs["packing"] = "plain"
     stored = frames.as_stored if isinstance(frames, ArrayFrames) else None
-    if stored is not None and not (stored.external or stored.is_virtual) and _filters(stored) <= COPIED_FILTERS:
-        # The copy moves packed bytes without looking into them. It comes first: HDF5 packs anew what it has cached.
-        group.copy(stored, group, "values", without_attrs=True)
+    if stored is not None and _copies(stored):
+        _copy_chunks(stored, group)
         for _ in blocks_of(frames):
             pass
         return
-    chunks = (1, *frames.shape[1:])
-    values = group.create_dataset(
-        "values", frames.shape, np.uint8, chunks=chunks, compression="gzip", compression_opts=GZIP, shuffle=True
-    )
+    if stored is not None and stored.chunks is None and not _filters(stored):
+        values = group.create_dataset("values", frames.shape, np.uint8)
+    else:
+        chunks = (1, *frames.shape[1:])
+        values = group.create_dataset(
+            "values", frames.shape, np.uint8, chunks=chunks, compression="gzip", compression_opts=GZIP, shuffle=True
+        )
     done = 0
     for block in blocks_of(frames):
         values[done : done + len(block)] = block
         done += len(block)
 
 
+def _copies(stored: h5py.Dataset) -> bool:
+    """Whether its packed chunks may be taken over: they are all there, and packed as every h5py can read."""
+    if stored.external or stored.is_virtual or not stored.chunks or not _filters(stored) <= COPIED_FILTERS:
+        return False
+    return stored.id.get_num_chunks() == math.prod(len(steps) for steps in _places(stored))
+
+
+def _places(stored: h5py.Dataset) -> list[range]:
+    """Where chunks begin along each axis."""
+    return [range(0, size, step) for size, step in zip(stored.shape, stored.chunks, strict=True)]
+
+
 def _filters(stored: h5py.Dataset) -> set[int]:
     """Numbers of the filters that a dataset is packed with; `Dataset.compression` knows only some of them."""
     settings = stored.id.get_create_plist()
     return {settings.get_filter(i)[0] for i in range(settings.get_nfilters())}
+
+
+def _copy_chunks(stored: h5py.Dataset, group: h5py.Group) -> None:
+    """Move packed chunks without looking into them, before any is read: HDF5 packs anew what it has cached.
+
+    Not by H5Ocopy, which also copies what else a header says, and on a damaged one frees memory twice.
+    """
+    values = group.create_dataset(
+        "values",
+        stored.shape,
+        stored.dtype,
+        chunks=stored.chunks,
+        compression=stored.compression,
+        compression_opts=stored.compression_opts,
+        shuffle=stored.shuffle,
+        fletcher32=stored.fletcher32,
+    )
+    for place in product(*_places(stored)):
+        mask, packed = stored.id.read_direct_chunk(place)
+        values.id.write_direct_chunk(place, packed, mask)
 
 
 def _save_pictures(frames: PictureFrames, group: h5py.Group) -> None:

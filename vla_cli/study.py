@@ -57,6 +57,7 @@ class EpisodeStudy:
         ticks_in_gaps: frames that lie in a gap.
         clock: first and last second, on the episode's own clock.
         fixes: fix to the frames that it changed.
+        rotation: of the hand in the state: first column, kind (`rotations.WIDTHS`), whether in degrees.
     """
 
     name: str
@@ -72,6 +73,7 @@ class EpisodeStudy:
     ticks_in_gaps: int = 0
     clock: tuple[float, float] = (0.0, 0.0)
     fixes: dict[str, int] = field(default_factory=dict)
+    rotation: tuple[int, str, bool] | None = None
 
     @classmethod
     def of(cls, result: Synchronised, notes: Sequence[str], fixes: Mapping[str, int]) -> EpisodeStudy:
@@ -91,6 +93,7 @@ class EpisodeStudy:
             ticks_in_gaps=result.ticks_in_gaps,
             clock=(float(result.ticks[0]), float(result.ticks[-1])),
             fixes=dict(fixes),
+            rotation=result.rotation,
         )
 
     def __len__(self) -> int:
@@ -304,7 +307,10 @@ def operator_facts(study: Study) -> dict[str, Any]:
         )
         for e in study.episodes
     ]
-    return examine_operators(records, position=position_dims(study.state_names) or None).document()
+    rotations = {e.rotation for e in study.episodes}
+    column, kind, degrees = (rotations.pop() if len(rotations) == 1 else None) or (0, "", False)
+    position, rotation = position_dims(study.state_names) or None, (column, kind) if kind else None
+    return examine_operators(records, position=position, rotation=rotation, degrees=degrees).document()
 
 
 def preflight_rows(study: Study, base: Imported) -> list[dict[str, Any]]:

@@ -27,7 +27,7 @@ from vla_cli.clocks import ClockFault, clock_faults, control_ticks, delayed, fau
 from vla_cli.clocks import clean_rate as clean_rate
 from vla_cli.configs import parse_indices
 from vla_cli.dataset import Demonstration
-from vla_cli.dimensions import stated
+from vla_cli.dimensions import parts_of, stated
 from vla_cli.episode import Episode, Skipped, Stream, UnusableError
 from vla_cli.errors import ConfigError
 from vla_cli.frames import ArrayFrames, Frames
@@ -87,6 +87,7 @@ class Synchronised:
         in_gap: [T] bool, whether a stream is silent around the kept frame, so that a value was held or blended over it.
         clock_faults: every gap and doubled stamp of every stream, with times on the episode's clock.
         action_mode: `mode` of the actions as they are now; "mixed" when their streams differ.
+        rotation: first column, kind (`rotations.WIDTHS`) and whether in degrees of the hand's rotation in the state.
     """
 
     demonstration: Demonstration
@@ -102,6 +103,7 @@ class Synchronised:
     in_gap: np.ndarray = field(default_factory=lambda: np.empty(0, bool))
     clock_faults: list[ClockFault] = field(default_factory=list)
     action_mode: str = "unknown"
+    rotation: tuple[int, str, bool] | None = None
 
     @property
     def ticks_in_gaps(self) -> int:
@@ -178,6 +180,7 @@ def _synchronise(episode: Episode, options: SyncOptions) -> Synchronised:
         in_gap=in_gaps(ticks, faults)[kept],
         clock_faults=faults,
         action_mode=modes.pop() if len(modes) == 1 else "mixed",
+        rotation=_rotation(sampled.states, picks[0]),
     )
 
 
@@ -300,6 +303,20 @@ def upright(picture: np.ndarray, conventions: Mapping[str, Any]) -> np.ndarray:
     if orientation in ("upside-down", "rotated-180"):
         picture = picture[::-1] if orientation == "upside-down" else picture[::-1, ::-1]
     return picture[..., ::-1] if conventions.get("channels") == "bgr" else picture
+
+
+def _rotation(states: list[Stream], picked: list[int]) -> tuple[int, str, bool] | None:
+    """The first rotation of the concatenated state whose columns were all picked, by its place among the picked."""
+    offset = 0
+    for stream in states:
+        parts = parts_of(stream)
+        for block in parts.blocks:
+            columns = list(range(offset + block.start, offset + block.stop))
+            at = picked.index(columns[0]) if columns[0] in picked else len(picked)
+            if picked[at : at + len(columns)] == columns:
+                return at, parts.kind, parts.degrees
+        offset += stream.values.shape[1]
+    return None
 
 
 def _pick(values: np.ndarray, dims: str | None, option: str) -> list[int]:

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from vla_cli.errors import MissingDependency
+from vla_cli.errors import MissingDependency, words
 from vla_cli.pictures import LARGEST_PICTURE
 from vla_cli.video_tables import check_tables
 
@@ -123,7 +123,7 @@ def _readable(path: Source, start: int, length: int, size: Sequence[int]) -> Ite
     try:
         yield counted()
     except (FFmpegError, OSError, IndexError) as error:
-        raise ValueError(f"{label} cannot be decoded after frame {at} ({_words(error)})") from None
+        raise ValueError(f"{label} cannot be decoded after frame {at} ({words(error)})") from None
 
 
 def excerpt(path: Path, start: int, length: int) -> tuple[Iterator[bytes], int]:
@@ -219,7 +219,7 @@ def _indexed(source: Source, label: str) -> _Index:
                 decoded = shown if packet.dts is None else packet.dts
                 rows.append((shown, decoded, packet.is_keyframe, not packet.is_discard))
     except (FFmpegError, OSError, IndexError, TypeError) as error:
-        raise ValueError(f"{label} cannot be opened as video ({_words(error)})") from None
+        raise ValueError(f"{label} cannot be opened as video ({words(error)})") from None
     if not any(row[3] for row in rows):
         raise ValueError(f"{label} has no frames")
     stamps, decoded, key, visible = (np.array(column) for column in zip(*rows, strict=True))
@@ -318,7 +318,3 @@ def _pieces(file: IO[bytes]) -> Iterator[bytes]:
         file.seek(0)
         while piece := file.read(_PIECE):
             yield piece
-
-
-def _words(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -388,7 +388,7 @@ def test_a_damaged_episode_among_others_is_named(tmp_path) -> None:
         stream.truncate(1000)
     refused(path, "demo_1.hdf5", "changed since it was ingested")
     rows = [json.loads(line) for line in (path / "manifest.jsonl").read_text().splitlines()]
-    from vla_cli.files import digest_recording
+    from vla_cli.digests import digest_recording
 
     write_manifest(path, [{**row, "digest": digest_recording(path / row["file"])} for row in rows])
     found = inspect(path)

@@ -10,9 +10,10 @@ from builders import InterruptAfter, assert_refused, contents, motion, real_log,
 from vla_cli.adapter import load_spec
 from vla_cli.configs import IngestConfig, PreprocessConfig
 from vla_cli.dataset import load_dataset
+from vla_cli.digests import digest_recording
 from vla_cli.episode import load_episode, read_manifest, save_episode, write_manifest
 from vla_cli.errors import CheckFailed, ConfigError, InputError
-from vla_cli.files import digest_recording, read_json
+from vla_cli.files import read_json
 from vla_cli.stages import ingest, preprocess
 
 
@@ -381,6 +382,14 @@ def test_paraphrases_are_told_beside_the_original(sample_episodes, tmp_path) -> 
 
 
 @pytest.fixture(scope="module")
+def sample_dataset(sample_episodes, tmp_path_factory):
+    """The sample demonstrations as a dataset."""
+    out = tmp_path_factory.mktemp("compared") / "dataset"
+    run(sample_episodes, out)
+    return out
+
+
+@pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
     """Newly recorded demonstrations of a domain, as episodes."""
 
@@ -393,23 +402,23 @@ def recorded(tmp_path_factory):
     return make
 
 
-def test_a_deployment_is_the_same_or_has_moved(dataset, recorded, tmp_path) -> None:
-    before = contents(dataset)
-    same = run(dataset, tmp_path / "none", compare=recorded("V", 5))
-    assert same["verdict"] == "same" and same["cameras"]["agentview_image"]["scenes"] == 12
+def test_a_deployment_is_the_same_or_has_moved(sample_dataset, recorded, tmp_path) -> None:
+    before = contents(sample_dataset)
+    same = run(sample_dataset, tmp_path / "none", compare=recorded("V", 5))
+    assert same["verdict"] == "same" and same["cameras"][0]["scenes"] == 12
     other = recorded("W", 5)
-    assert run(dataset, tmp_path / "none", compare=other)["verdict"] == "moved"
+    assert run(sample_dataset, tmp_path / "none", compare=other)["verdict"] == "moved"
     with pytest.raises(CheckFailed, match="agentview_image"):
-        run(dataset, tmp_path / "none", compare=other, strict=True)
-    assert contents(dataset) == before and not (tmp_path / "none").exists()
+        run(sample_dataset, tmp_path / "none", compare=other, strict=True)
+    assert contents(sample_dataset) == before and not (tmp_path / "none").exists()
 
 
-def test_comparing_needs_a_dataset_and_pictures_of_its_cameras(dataset, sample_episodes, tmp_path) -> None:
+def test_comparing_needs_a_dataset_and_pictures_of_its_cameras(sample_dataset, sample_episodes, tmp_path) -> None:
     (tmp_path / "frames").mkdir()
     for known, shown, said in (
         (sample_episodes, sample_episodes, "vla preprocess"),
-        (dataset, tmp_path / "frames", "agentview_image"),
-        (dataset, tmp_path / "nowhere", "does not exist"),
+        (sample_dataset, tmp_path / "frames", "agentview_image"),
+        (sample_dataset, tmp_path / "nowhere", "does not exist"),
     ):
         with pytest.raises(InputError, match=said):
             run(known, tmp_path / "none", compare=shown)

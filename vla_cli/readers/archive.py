@@ -13,6 +13,8 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
+from vla_cli.errors import words
+
 LARGEST_DIRECTORY = 64 * 2**20  # bytes of a zip's list of members: some 600 000 of them
 MOST_MEMBERS = 600_000
 BOMB_RATIO, BOMB_SIZE = 1000, 256 * 2**20
@@ -76,7 +78,7 @@ class Archive(Members):
         try:
             self._zip = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, NotImplementedError, struct.error) as error:
-            raise ValueError(f"{path.name} is a damaged zip archive ({error})") from None
+            raise ValueError(f"{path.name} is a damaged zip archive ({words(error)})") from None
         try:
             infos = [info for info in self._zip.infolist() if not info.is_dir()]
             for info in infos:
@@ -99,7 +101,7 @@ class Archive(Members):
             with self._zip.open(name) as stream:
                 return stream.read(most)
         except (zipfile.BadZipFile, RuntimeError, EOFError) as error:
-            raise ValueError(f"{name} cannot be unpacked ({error})") from None
+            raise ValueError(f"{name} cannot be unpacked ({words(error)})") from None
 
 
 def folder_members(path: Path) -> Members:

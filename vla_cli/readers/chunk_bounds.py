@@ -14,6 +14,8 @@ from typing import Any
 
 from PIL import Image
 
+from vla_cli.errors import words
+
 PICTURES = {
     "imagecodecs_jpegxl": "JPEG XL",
     "imagecodecs_jpeg": "JPEG",
@@ -40,7 +42,7 @@ def check(codec: str, data: bytes, limit: int, pictures: int) -> None:
     try:
         size = _claimed(codec, data, limit, pictures)
     except (struct.error, IndexError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise ValueError(f"a chunk is not whole {codec} data ({error})") from None
+        raise ValueError(f"a chunk is not whole {codec} data ({words(error)})") from None
     if size > limit:
         raise ValueError(f"a chunk of {len(data)} bytes claims to unpack to {size}, where {limit} are expected")
 
@@ -107,7 +109,7 @@ def _picture_size(codec: str, data: bytes, limit: int, pictures: int) -> int:
         with Image.open(io.BytesIO(data), formats=(PICTURES[codec],)) as picture:
             return picture.width * picture.height
     except (Image.DecompressionBombError, SyntaxError) as error:
-        raise ValueError(f"a chunk is not a readable {PICTURES[codec]} picture ({error})") from None
+        raise ValueError(f"a chunk is not a readable {PICTURES[codec]} picture ({words(error)})") from None
 
 
 def jpegxl_header(data: bytes) -> tuple[int, int, bool]:

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from vla_cli.episode import UnusableError
-from vla_cli.errors import ConfigError
+from vla_cli.errors import ConfigError, words
 from vla_cli.readers.csv_table import quoted
 
 LARGEST_YAML = 1 << 14  # bytes; the parser takes a second for them
@@ -94,7 +94,7 @@ def read_mapping(path: Path | None) -> Mapping:
         document = load_yaml(path)
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"--topics {path} cannot be read ({error})", expected=f"a YAML file like: {_EXAMPLE}"
+            f"--topics {path} cannot be read ({words(error)})", expected=f"a YAML file like: {_EXAMPLE}"
         ) from None
     if not isinstance(document, dict):
         raise ConfigError(f"--topics {path} is no mapping", expected=f"a YAML file like: {_EXAMPLE}")

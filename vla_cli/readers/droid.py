@@ -31,6 +31,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from vla_cli import hdf5
 from vla_cli.episode import Episode, Stream, UnusableError
 from vla_cli.errors import InputError
 from vla_cli.frames import BLOCK, Frames, VideoFrames
@@ -124,7 +125,9 @@ class DroidLog:
         directory = self.root / entry.locator
         metadata = self._metadata(directory)
         notes = _oddities(directory, metadata)
-        with h5py.File(self._inside(directory / "trajectory.h5"), "r") as file:
+        path = self._inside(directory / "trajectory.h5")
+        hdf5.check_heaps(path)
+        with hdf5.bounded_memory(), h5py.File(path, "r") as file:
             trajectory = Trajectory(file, notes)
         videos = dict(self._videos(directory, metadata, notes))
         length = _common_length(trajectory, videos, notes)

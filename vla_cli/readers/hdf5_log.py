@@ -67,6 +67,7 @@ def _look(path: Path) -> tuple[dict[str, str], str]:
         try:
             if leaves(file, path) or not _has_signature(file):
                 continue
+            hdf5.check_heaps(file)
             with hdf5.bounded_memory(), h5py.File(file, "r") as opened:
                 formats.setdefault(format_of(opened), file.name)
         except (OSError, RuntimeError, ValueError, KeyError):
@@ -189,8 +190,9 @@ class OpenFiles:
         while len(self._open) >= MOST_OPEN:
             self._open.pop(next(iter(self._open))).close()
         try:
+            hdf5.check_heaps(file)
             self._open[file] = h5py.File(file, "r")
-        except OSError as error:
+        except (OSError, ValueError) as error:
             why = " ".join(str(error).split())[:200]
             raise UnusableError(
                 f"{file.name} cannot be opened as HDF5 ({why}): it was probably cut short, so copy it again"

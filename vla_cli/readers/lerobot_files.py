@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from vla_cli.errors import InputError
+from vla_cli.errors import InputError, words
 from vla_cli.files import read_json
 
 LARGEST_JSON = 16 * 2**20  # of one document: parsed, JSON can take thirty times its size
@@ -157,7 +157,9 @@ def _parsed(template: str, *known: str) -> list[tuple[str, str | None, str]]:
     try:
         parts = list(string.Formatter().parse(template))
     except ValueError as error:
-        raise InputError(f"The path template '{template[:200]}' in meta/info.json is malformed ({error})") from None
+        raise InputError(
+            f"The path template '{template[:200]}' in meta/info.json is malformed ({words(error)})"
+        ) from None
     for _, name, spec, conversion in parts:
         if name is not None and (name not in known or conversion or not _SPEC.fullmatch(spec or "")):
             asked = f"{name}:{spec}"[:100]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vla_cli.episode import UnusableError
-from vla_cli.errors import MissingDependency
+from vla_cli.errors import MissingDependency, words
 from vla_cli.readers.lerobot_meta import MOST_EPISODES
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Table:
                 path, metadata=facts, read_dictionary=texts, buffer_size=_BUFFER, pre_buffer=False
             )
         except (pa.ArrowException, OSError, MemoryError) as error:
-            raise UnusableError(f"{path.name} cannot be read as Parquet ({_words(error)})") from None
+            raise UnusableError(f"{path.name} cannot be read as Parquet ({words(error)})") from None
         self.rows, self.columns = facts.num_rows, list(self._file.schema_arrow.names)
         sizes = [facts.row_group(i).num_rows for i in range(facts.num_row_groups)]
         if min(sizes, default=0) < 0 or not 0 <= self.rows <= MOST_ROWS or sum(sizes) != self.rows:
@@ -111,7 +111,7 @@ class Table:
                 if at >= stop:
                     return
         except (pa.ArrowException, OSError, MemoryError) as error:
-            raise UnusableError(f"{self.path.name} cannot be read as Parquet ({_words(error)})") from None
+            raise UnusableError(f"{self.path.name} cannot be read as Parquet ({words(error)})") from None
 
     def records(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Its rows of a few columns, those of them that it has.
@@ -269,7 +269,3 @@ def _check_texts(column: Any, key: str) -> None:
 
 def _size(value: Any) -> int:
     return sum(100 + len(str(item)) for item in value) if isinstance(value, list) else len(str(value))
-
-
-def _words(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from vla_cli.episode import Episode, UnusableError
-from vla_cli.errors import InputError
+from vla_cli.errors import InputError, words
 from vla_cli.readers import Entry, Warn
 from vla_cli.readers.lerobot_files import fill
 from vla_cli.readers.lerobot_meta import (
@@ -227,7 +227,7 @@ def _tasks(metadata: Metadata) -> dict[int, str]:
     try:
         rows = list(_rows(path, ("task", "__index_level_0__", "task_index")))
     except UnusableError as error:
-        metadata.say(f"{TASKS} cannot be read ({error}): instructions are those that meta/episodes gives.")
+        metadata.say(f"{TASKS} cannot be read ({words(error)}): instructions are those that meta/episodes gives.")
         return {}
     return {int(row["task_index"]): str(row.get("task", row.get("__index_level_0__", ""))) for row in rows}
 

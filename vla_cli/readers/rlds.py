@@ -134,11 +134,10 @@ class RldsLog:
         listed: list[Entry] = []
         for shard, prefix in zip(self.shards, _prefixes(self.shards), strict=True):
             whole = 0
+            files = (*((shard.path,) if self._owns(shard) else ()), self.directory / "features.json")
             for index, (place, damage) in enumerate(self._records(shard)):
                 whole += not damage
-                listed.append(
-                    Entry(f"{prefix}_{index:05d}", str(place), (shard.path, self.directory / "features.json"))
-                )
+                listed.append(Entry(f"{prefix}_{index:05d}", str(place), files))
                 if len(listed) > MOST_RECORDS:
                     raise InputError(f"{self.directory} has more than {MOST_RECORDS} records", expected="episodes")
             stated = self.info.stated(shard)
@@ -154,11 +153,14 @@ class RldsLog:
         except (DamagedRecordError, UnusableError, OSError) as error:
             yield _Place(shard, 0), str(error)
 
+    def _owns(self, shard: Shard) -> bool:
+        return shard.path.resolve().is_relative_to(self.directory.resolve())
+
     def _file(self, shard: Shard) -> RecordFile:
         """The shard's file; the one before is let go."""
         if self._open and self._open[0] == shard.path:
             return self._open[1]
-        if not shard.path.resolve().is_relative_to(self.directory.resolve()):
+        if not self._owns(shard):
             raise UnusableError(f"{shard.path.name} is a link that leads out of the log, which is not followed")
         self.close()
         self._open = shard.path, RecordFile(shard.path)

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from vla_cli.episode import Episode, Role, Stream, UnusableError
+from vla_cli.errors import words
 from vla_cli.frames import BLOCK, ArrayFrames, Frames, PictureFrames
 from vla_cli.pictures import LARGEST_PICTURE
 from vla_cli.readers import Warn
@@ -288,7 +289,7 @@ def _decoded(data: bytes, leaf: Leaf, width: int) -> np.ndarray:
         try:
             data = zlib.decompressobj().decompress(data, size + 1)
         except zlib.error as error:
-            raise UnusableError(f"a tensor of {leaf.dtype} cannot be unpacked ({error})") from None
+            raise UnusableError(f"a tensor of {leaf.dtype} cannot be unpacked ({words(error)})") from None
     if len(data) != size:
         raise UnusableError(f"a tensor of {width} {leaf.dtype} has {len(data)} bytes a step")
     return np.frombuffer(data, dtype)

@@ -27,7 +27,7 @@ import numpy as np
 
 from vla_cli import hdf5
 from vla_cli.episode import Episode, Role, Stream, UnusableError
-from vla_cli.errors import InputError
+from vla_cli.errors import InputError, words
 from vla_cli.frames import ArrayFrames
 from vla_cli.readers import Entry, Options, Reader, Warn
 from vla_cli.readers.hdf5_log import OpenFiles, check_format, check_log, claim, demo_names, entry_of, label
@@ -308,5 +308,5 @@ def _read_facts(opened: h5py.File) -> FileFacts:
             for demo in found:
                 facts.masks.setdefault(demo, []).append(key)
     except (ValueError, OSError, RuntimeError, KeyError) as error:
-        facts.said.append(f"/mask cannot be read ({error}), so operators are unknown")
+        facts.said.append(f"/mask cannot be read ({words(error)}), so operators are unknown")
     return facts

@@ -15,6 +15,7 @@ from pathlib import Path
 import yaml
 
 from vla_cli.episode import UnusableError
+from vla_cli.errors import words
 from vla_cli.readers import ros_mcap, ros_sqlite
 from vla_cli.readers.ros_storage import ZSTD_MAGIC, Message, Storage, Topic, shown, unpack_file
 
@@ -183,7 +184,7 @@ def _bag(directory: Path, root: Path) -> Bag:
     try:
         listed = _listed_files(directory / METADATA)
     except ValueError as error:
-        notes.append(f"{METADATA} cannot be read ({error}), so every storage beside it is taken")
+        notes.append(f"{METADATA} cannot be read ({words(error)}), so every storage beside it is taken")
         files = there
     else:
         for text in listed:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vla_cli.episode import UnusableError
+from vla_cli.errors import words
 from vla_cli.readers.ros_storage import LARGEST_MESSAGE, Message, Topic, message_type
 
 MAGIC = b"SQLite format 3\0"
@@ -131,7 +132,7 @@ class SqliteStorage:
         try:
             yield from self._open().execute(query, values)
         except sqlite3.Error as error:
-            raise UnusableError(f"{self.label} cannot be read as sqlite3 ({error})") from None
+            raise UnusableError(f"{self.label} cannot be read as sqlite3 ({words(error)})") from None
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from vla_cli.episode import UnusableError
-from vla_cli.errors import MissingDependency
+from vla_cli.errors import MissingDependency, words
 
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 LARGEST_MESSAGE = 128 * 2**20  # bytes of a message or a chunk; an uncompressed 8K picture has 100 MB
@@ -151,7 +151,7 @@ def unpack_file(source: Path, target: Path) -> None:
             try:
                 raw = decompressor.decompress(data, _PIECE)
             except Exception as error:
-                raise UnusableError(f"{source.name} cannot be unpacked ({error})") from None
+                raise UnusableError(f"{source.name} cannot be unpacked ({words(error)})") from None
             budget.take(len(raw))
             plain.write(raw)
 
@@ -161,7 +161,7 @@ def _unpack(decompressor: Any, data: bytes | memoryview, size: int) -> bytes:
     try:
         raw = decompressor.decompress(data, max_length=size + 1)
     except Exception as error:  # each library has its own
-        raise UnusableError(f"packed data are damaged ({type(error).__name__}: {error})") from None
+        raise UnusableError(f"packed data are damaged ({type(error).__name__}: {words(error)})") from None
     if len(raw) < size and not decompressor.eof and size != LARGEST_MESSAGE:
         raise UnusableError("packed data are cut short")
     return raw

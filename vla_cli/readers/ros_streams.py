@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from vla_cli.episode import Stream, UnusableError
+from vla_cli.errors import words
 from vla_cli.frames import PictureFrames
 from vla_cli.readers.ros_bags import OpenBag, Place
 from vla_cli.readers.ros_messages import COMPRESSED, IMAGE, STRING, VECTORS, Joints, Rows, decode
@@ -204,7 +205,7 @@ def _camera(
         try:
             return decode(bag.fetch((number, at, inner)), kind)
         except Exception as error:  # it was there in the first pass
-            raise ValueError(f"{label} step {step} cannot be read again ({error})") from None
+            raise ValueError(f"{label} step {step} cannot be read again ({words(error)})") from None
 
     if isinstance(check, ImageCheck):
         frames: Any = RawImages(message, (len(track), *check.size), label)

@@ -25,6 +25,8 @@ from typing import BinaryIO, cast
 
 import google_crc32c
 
+from vla_cli.errors import words
+
 LARGEST_RECORD = 2 * 2**30  # protobuf's own limit for one message
 LARGEST_UNPACKED = 256 * 2**20  # a payload of a packed file, which is held in memory
 _LARGEST_RATIO, _ALWAYS_UNPACKED = 100, 64 * 2**20  # how far a packed file may unfold: pictures hardly do at all
@@ -150,7 +152,7 @@ class RecordFile:
                 kept += [data] if self.packed else []
             stored = stream.read(4)
         except _UNPACKING as error:
-            raise DamagedRecordError(f"it cannot be unpacked ({error})") from None
+            raise DamagedRecordError(f"it cannot be unpacked ({words(error)})") from None
         if unmask(stored) != checksum:
             raise DamagedRecordError("its payload fails its checksum")
         return Payload.of(b"".join(kept)) if self.packed else Payload(length, _reading(self.path, offset + 12))
@@ -160,7 +162,7 @@ class RecordFile:
         try:
             head = self._head(stream, offset)
         except _UNPACKING as error:
-            raise DamagedRecordError(f"it cannot be unpacked ({error}){_LOST}") from None
+            raise DamagedRecordError(f"it cannot be unpacked ({words(error)}){_LOST}") from None
         if not head:
             return None
         if len(head) < 12 or unmask(head[8:]) != crc32c(head[:8]):
@@ -184,7 +186,7 @@ class RecordFile:
         try:
             return end - stream.seek(end)
         except _UNPACKING as error:
-            raise DamagedRecordError(f"it cannot be unpacked ({error}){_LOST}") from None
+            raise DamagedRecordError(f"it cannot be unpacked ({words(error)}){_LOST}") from None
 
     def _check_unpacked(self, end: int) -> None:
         if self.packed and end > max(_ALWAYS_UNPACKED, _LARGEST_RATIO * self.size):

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from vla_cli.errors import words
 from vla_cli.readers.archive import Members
 from vla_cli.readers.chunk_bounds import PICTURES
 
@@ -106,7 +107,7 @@ def read_facts(members: Members, name: str) -> ArrayFacts:
     try:
         facts = (_version_2 if old else _version_3)(name, document)
     except (TypeError, AttributeError) as error:  # a value of another JSON type than the format has there
-        raise ValueError(f"{name} has metadata of a wrong form ({error})") from None
+        raise ValueError(f"{name} has metadata of a wrong form ({words(error)})") from None
     if len(facts.shape) != len(facts.chunks) or not facts.shape or min(facts.chunks) < 1 or len(facts.shape) > 8:
         raise ValueError(f"{name} has the shape {list(facts.shape)} in chunks of {list(facts.chunks)}")
     if facts.chunk_bytes > LARGEST_CHUNK:
@@ -197,7 +198,7 @@ def _document(members: Members, name: str) -> dict[str, Any]:
     try:
         document = json.loads(members.read(name, LARGEST_META))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{name} is not valid JSON ({error})") from None
+        raise ValueError(f"{name} is not valid JSON ({words(error)})") from None
     if not isinstance(document, dict):
         raise ValueError(f"{name} is not a JSON object")
     return document

@@ -27,6 +27,7 @@ from vla_cli import __version__
 from vla_cli.configs import IngestConfig
 from vla_cli.conventions import parse_settings
 from vla_cli.conversion import QUARANTINE, RESULTS, Result, Source, Task, Terms, convert_all, discard, finished
+from vla_cli.digests import digest_recording
 from vla_cli.episode import read_manifest, write_manifest
 from vla_cli.errors import CheckFailed, ConfigError, InputError
 from vla_cli.files import (
@@ -35,7 +36,6 @@ from vla_cli.files import (
     check_output,
     check_same,
     digest_file,
-    digest_recording,
     read_json,
     text_digest,
     write_json,
