@@ -21,8 +21,8 @@ from scipy import ndimage
 
 from vla_cli.files import write_text
 from vla_cli.fingerprint import Accumulator, Fingerprint
-from vla_cli.fingerprint_verdict import compare
-from vla_cli.glimpses import GLIMPSE
+from vla_cli.fingerprint.glimpses import GLIMPSE
+from vla_cli.fingerprint.verdict import compare
 from vla_cli.intervals import percent, wilson
 from vla_cli.worlds.tabletop.environment import Start
 from vla_cli.worlds.tabletop.recording import OPERATORS, record

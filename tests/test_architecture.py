@@ -138,7 +138,7 @@ def test_checker_names_a_violation(module: str, source: str, says: str) -> None:
     ("module", "source"),
     [
         ("vla_cli.errors", "import json\nfrom vla_cli import __version__"),
-        ("vla_cli.report", "import numpy\nfrom vla_cli.errors import InputError\nfrom vla_cli.verdict import x"),
+        ("vla_cli.report", "import numpy\nfrom vla_cli.errors import InputError\nfrom vla_cli.intervals import x"),
         (
             "vla_cli.readers.hdf5",
             "import h5py\nfrom vla_cli.readers import Reader\nfrom vla_cli.readers.video import x",

@@ -12,7 +12,7 @@ from vla_cli.configs import IngestConfig
 from vla_cli.episode import load_episode, read_manifest
 from vla_cli.errors import ConfigError
 from vla_cli.preflight import LIMIT, Mismatch, preflight
-from vla_cli.quality_facts import motion_of
+from vla_cli.quality.facts import motion_of
 from vla_cli.stages import ingest
 from vla_cli.stats import compute
 from vla_cli.stats_import import freeze, import_statistics

@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 
 from vla_cli.episode import load_episode, read_manifest
 from vla_cli.errors import InputError
-from vla_cli.quality_facts import motion_of
+from vla_cli.quality.facts import motion_of
 from vla_cli.stats import (
     LARGEST,
     Accumulator,

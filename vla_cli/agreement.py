@@ -15,7 +15,7 @@ import numpy as np
 
 from vla_cli.episode import Skipped
 from vla_cli.errors import ConfigError, InputError
-from vla_cli.synchronise import SAME_RATE, clean_rate
+from vla_cli.synchrony.synchronise import SAME_RATE, clean_rate
 
 Row = dict[str, Any]
 

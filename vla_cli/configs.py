@@ -155,7 +155,8 @@ class FinetuneConfig(StageConfig):
         rank: LoRA rank.
         vision, language, action: how one modality is adapted: full, frozen, lora or lora:RANK.
         calibrate: fit explicit transforms to the base's own domain first; see vla_cli/calibration.
-        alternatives: YAML list of what else could be asked in the demonstrated scenes; see vla_cli/instructions.
+        alternatives: YAML list of what else could be asked in the demonstrated scenes; see
+            vla_cli/language/alternatives.py.
         replay: base-domain episodes or dataset: for calibration without the base's domain.json, and for methods that
             rehearse it or measure on it.
         replay_fraction: share of each batch drawn from the replay.

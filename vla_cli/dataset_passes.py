@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vla_cli.actions import lowest_gripper
 from vla_cli.agreement import Agreement
 from vla_cli.configs import PreprocessConfig
 from vla_cli.dataset import DatasetWriter, Demonstration, writing_dataset
@@ -21,17 +20,18 @@ from vla_cli.episode import Episode, Skipped, UnusableError, load_episode
 from vla_cli.errors import ConfigError, InputError
 from vla_cli.facts import episode_facts
 from vla_cli.fingerprint import Accumulator, Fingerprint
-from vla_cli.latency import Estimate, estimate_latency, pool
-from vla_cli.lexicon import Lexicon
-from vla_cli.phrasing import paraphrases
+from vla_cli.language.lexicon import Lexicon
+from vla_cli.language.phrasing import paraphrases
 from vla_cli.progress import Progress
 from vla_cli.provenance import RunRecord
 from vla_cli.quality import EpisodeFacts, Finding, examine, judge
-from vla_cli.quality_fixes import parse_fixes, repair
+from vla_cli.quality.fixes import parse_fixes, repair
 from vla_cli.splits import hold_out_operator, parse_split, split_episodes
 from vla_cli.stats import DatasetAccumulator
 from vla_cli.study import EpisodeStudy
-from vla_cli.synchronise import SyncOptions, synchronise
+from vla_cli.synchrony.actions import lowest_gripper
+from vla_cli.synchrony.latency import Estimate, estimate_latency, pool
+from vla_cli.synchrony.synchronise import SyncOptions, synchronise
 
 
 @dataclass

@@ -7,7 +7,7 @@ from pathlib import Path
 from vla_cli.dataset import Dataset, Demonstration, load_dataset
 from vla_cli.episode import MANIFEST, Skipped, load_episode, read_manifest
 from vla_cli.errors import InputError
-from vla_cli.synchronise import SyncOptions, synchronise
+from vla_cli.synchrony.synchronise import SyncOptions, synchronise
 from vla_cli.windows import Windows
 
 

@@ -19,25 +19,25 @@ from typing import Any
 
 import numpy as np
 
-from vla_cli.counterfactuals import alternatives_yaml, counterfactuals
-from vla_cli.dataset_tracks import speed, top_dims, top_view
-from vla_cli.dataset_verdict import DatasetPage, quality_findings
+from vla_cli.dataset_page.judgement import DatasetPage, quality_findings
+from vla_cli.dataset_page.tracks import speed, top_dims, top_view
 from vla_cli.errors import ConfigError
 from vla_cli.files import write_text
-from vla_cli.grammar import parse
-from vla_cli.grasps import Told, gripper_dims, position_dims, told
-from vla_cli.instruction_lint import Finding as WordFinding
-from vla_cli.instruction_lint import lint
-from vla_cli.lexicon import Lexicon
+from vla_cli.language.counterfactuals import alternatives_yaml, counterfactuals
+from vla_cli.language.grammar import parse
+from vla_cli.language.lexicon import Lexicon
+from vla_cli.language.lint import Finding as WordFinding
+from vla_cli.language.lint import lint
+from vla_cli.language.phrasing import paraphrases
 from vla_cli.operators import Record
 from vla_cli.operators import examine as examine_operators
-from vla_cli.phrasing import paraphrases
+from vla_cli.operators.grasps import Told, gripper_dims, position_dims, told
 from vla_cli.preflight import preflight
 from vla_cli.quality import EpisodeFacts, Finding
 from vla_cli.quality import document as quality_document
 from vla_cli.stats import Accumulator
 from vla_cli.stats_import import Imported, freeze
-from vla_cli.synchronise import Synchronised
+from vla_cli.synchrony.synchronise import Synchronised
 
 INSTRUCTIONS = "instructions.json"
 ALTERNATIVES = "alternatives.yaml"

@@ -10,7 +10,7 @@ from lock_in_harness.goals import GOALS, METHOD, ORACLE, Goal, judge, overall
 from lock_in_harness.results import Figure, Results
 from vla_cli.comparison import Comparison, compare, corrected
 from vla_cli.intervals import percent, wilson
-from vla_cli.report_svg import PERCENT_AXIS, Band, Mark, dot_plot, plot_css
+from vla_cli.report.svg import PERCENT_AXIS, Band, Mark, dot_plot, plot_css
 
 PLAIN = "sft"
 """The row that others are timed against and compared with."""

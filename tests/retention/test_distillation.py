@@ -12,7 +12,7 @@ import torch
 from vla_cli.configs import FinetuneConfig
 from vla_cli.dataset import Demonstration, load_dataset
 from vla_cli.errors import ConfigError
-from vla_cli.instructions import Alternative, load_alternatives
+from vla_cli.language.alternatives import Alternative, load_alternatives
 from vla_cli.policies.adaptation import Layout, make_trainable
 from vla_cli.policies.flow import FlowPolicy, load
 from vla_cli.retention import Context, Step

@@ -12,7 +12,7 @@ import torch
 from vla_cli.configs import FinetuneConfig
 from vla_cli.dataset import Demonstration
 from vla_cli.errors import ConfigError
-from vla_cli.instructions import Alternative
+from vla_cli.language.alternatives import Alternative
 from vla_cli.policies.flow import FlowPolicy, load
 from vla_cli.retention import RETENTION, Context
 from vla_cli.retention.composition import DEMONSTRATIONS, Composition

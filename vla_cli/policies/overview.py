@@ -17,7 +17,7 @@ from vla_cli.findings import Findings, few
 from vla_cli.outline import in_bytes
 from vla_cli.overview import check_small, record_facts
 from vla_cli.report import REPORT_FILE, load_report, table, transposed
-from vla_cli.verdict import open_loop_comparisons, verdicts
+from vla_cli.report.verdict import open_loop_comparisons, verdicts
 
 LARGEST_CHECKED = 2**30
 """Bytes of a bundle above which its digests are not computed: that is for the robot's side, not for a look."""

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from vla_cli.errors import ConfigError
-from vla_cli.instructions import Alternative
+from vla_cli.language.alternatives import Alternative
 from vla_cli.lookup import Table
 from vla_cli.windows import Samples, Windows
 

@@ -15,10 +15,12 @@ from dataclasses import replace
 import numpy as np
 
 from vla_cli.errors import ConfigError
-from vla_cli.instructions import Alternative
+from vla_cli.language.alternatives import Alternative
 from vla_cli.windows import Samples, Windows
 
-_HINT = "--alternatives FILE, a YAML list of instructions; vla_cli/instructions.py says how, sample_data has one"
+_HINT = (
+    "--alternatives FILE, a YAML list of instructions; vla_cli/language/alternatives.py says how, sample_data has one"
+)
 
 
 def holding_frames(commands: np.ndarray, threshold: float) -> np.ndarray:

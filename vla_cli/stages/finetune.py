@@ -19,7 +19,7 @@ from vla_cli.dataset import Dataset, load_dataset
 from vla_cli.errors import ConfigError, InputError
 from vla_cli.files import building, check_output, is_complete, read_json, write_text
 from vla_cli.guidance import Guidance, negatives_of
-from vla_cli.instructions import Alternative, document, load_alternatives
+from vla_cli.language.alternatives import Alternative, document, load_alternatives
 from vla_cli.matching import Base, adapted_spec, plain_guidance
 from vla_cli.policies.adaptation import Layout, count_parameters, estimate, make_trainable, save_trained
 from vla_cli.policies.checkpoint import BaseFiles, load_base, load_config, locate_base

@@ -21,23 +21,23 @@ from vla_cli.configs import PreprocessConfig, parse_indices
 from vla_cli.conversion import QUARANTINE
 from vla_cli.dataset import load_pictures, save_quality, save_splits
 from vla_cli.dataset_page import page
+from vla_cli.dataset_page.judgement import standing, verdict
+from vla_cli.dataset_page.tracks import contact_sheet, sheet_episodes
 from vla_cli.dataset_passes import Seen, Written, look, nothing_left, parse_latencies, split, write
-from vla_cli.dataset_tracks import contact_sheet, sheet_episodes
-from vla_cli.dataset_verdict import standing, verdict
 from vla_cli.dataset_warnings import dataset_warnings, wide_plan
-from vla_cli.deployment import load_pictures as load_deployment
 from vla_cli.episode import Skipped, read_manifest
 from vla_cli.errors import CheckFailed, ConfigError, InputError
 from vla_cli.facts import merge
 from vla_cli.files import building, check_apart, check_output, is_complete, read_json, write_json, write_text
 from vla_cli.fingerprint import Fingerprint, load_fingerprint, save_fingerprint
-from vla_cli.fingerprint_verdict import compare
-from vla_cli.lexicon import Lexicon, load_lexicon
+from vla_cli.fingerprint.deployment import load_pictures as load_deployment
+from vla_cli.fingerprint.verdict import compare
+from vla_cli.language.lexicon import Lexicon, load_lexicon
 from vla_cli.progress import SILENT, Progress
 from vla_cli.provenance import FILE_NAME as RUN_FILE
 from vla_cli.provenance import RunRecord, describe_input
 from vla_cli.quality import exclusions
-from vla_cli.quality_fixes import parse_fixes
+from vla_cli.quality.fixes import parse_fixes
 from vla_cli.splits import parse_split
 from vla_cli.stats import DatasetAccumulator, DatasetStatistics, Statistics
 from vla_cli.stats_import import Imported, freeze, import_named

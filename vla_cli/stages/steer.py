@@ -19,7 +19,7 @@ from vla_cli.progress import SILENT, Progress
 from vla_cli.provenance import FILE_NAME as RUN_FILE
 from vla_cli.provenance import RunRecord, describe_input
 from vla_cli.report import BASE, Report, load_report, save_report, table, transposed
-from vla_cli.report_html import render_html
+from vla_cli.report.html import render_html
 from vla_cli.suites import SUITES, Actor, Findings
 from vla_cli.worlds import WORLDS
 

@@ -1,0 +1,130 @@
+"""Instructions are understood: the tabletop's, those of real sets, and things that nobody listed."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vla_cli.language.grammar import Parsed, parse, same_task
+from vla_cli.worlds.tabletop.scene import COLOURS, PLATES, SHAPES, Task
+
+TASKS = [
+    task
+    for colour in COLOURS
+    for shape in SHAPES
+    for task in (*(Task("put", colour, shape, plate) for plate in PLATES), Task("pick", colour, shape))
+]
+
+
+def understood(text: str) -> Parsed:
+    parsed = parse(text)
+    assert parsed is not None, text
+    return parsed
+
+
+def test_every_phrasing_of_the_tabletop_names_its_object_and_place() -> None:
+    for task in TASKS:
+        for text in task.phrasings:
+            parsed = understood(text)
+            assert (parsed.verb, parsed.object, parsed.attributes) == (task.verb, task.shape, (task.colour,)), text
+            assert parsed.place == (f"{task.plate} plate" if task.plate else ""), text
+            assert parsed.then is None and not parsed.source and parsed.object_phrase == f"{task.colour} {task.shape}"
+
+
+def test_phrasings_of_one_tabletop_task_are_the_same_task_and_no_others() -> None:
+    firsts = [understood(task.phrasings[0]) for task in TASKS]
+    for i, task in enumerate(TASKS):
+        for text in task.phrasings:
+            parsed = understood(text)
+            assert [j for j, other in enumerate(firsts) if same_task(parsed, other)] == [i], text
+
+
+# text, verb, attributes, object, preposition, place, source, tool
+EXAMPLES = [
+    # BridgeData V2's sample (shared/data)
+    ("put cup from counter or rack into sink", "put", (), "cup", "in", "sink", "from counter or rack", ""),
+    ("flip pot upright which is in sink", "flip", (), "pot upright which is in sink", "", "", "", ""),
+    ("turn lever vertical to front", "turn", (), "lever vertical", "to", "front", "", ""),
+    ("put carrot on plate", "put", (), "carrot", "on", "plate", "", ""),
+    # GR00T's sample
+    ("pick the pear from the rack and place it in the plate", "put", (), "pear", "in", "plate", "from the rack", ""),
+    # a lab's own things
+    ("put the flange in bin B", "put", (), "flange", "in", "bin B", "", ""),
+    ("Crimp the hose with the pliers.", "crimp", (), "hose", "", "", "", "with the pliers"),
+    # the kinds of tasks
+    ("open the middle drawer of the cabinet", "open", ("middle",), "drawer of the cabinet", "", "", "", ""),
+    ("shut the microwave", "close", (), "microwave", "", "", "", ""),
+    ("turn the stove off", "turn off", (), "stove", "", "", "", ""),
+    ("turn the knob clockwise", "turn", (), "knob", "", "clockwise", "", ""),
+    ("push the plate to the front of the stove", "push", (), "plate", "in front of", "stove", "", ""),
+    ("move the cup forward", "put", (), "cup", "", "forward", "", ""),
+    ("stack the red block on top of the blue block", "stack", ("red",), "block", "on top of", "blue block", "", ""),
+    ("pour the water from the cup into the bowl", "pour", (), "water", "in", "bowl", "from the cup", ""),
+    ("Could you please fold the towel in half?", "fold", (), "towel", "in", "half", "", ""),
+    ("wipe the table with the sponge", "wipe", (), "table", "", "", "", "with the sponge"),
+    # attributes, and places that are part of the object
+    ("lift the large, grey mug", "pick", ("large", "grey"), "mug", "", "", "", ""),
+    ("put the yellow and white mug on the shelf", "put", ("yellow and white",), "mug", "on", "shelf", "", ""),
+    ("put the black bowl at the back on the plate", "put", ("black",), "bowl at the back", "on", "plate", "", ""),
+    ("pick up the nut on the left and put it under the shelf", "put", (), "nut on the left", "under", "shelf", "", ""),
+    ("take the cup on the left", "pick", (), "cup on the left", "", "", "", ""),
+    ("put both the soup and the sauce in the basket", "put", (), "both the soup and the sauce", "in", "basket", "", ""),
+    ("place_the_nut_in_the_tray", "put", (), "nut", "in", "tray", "", ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example[0])
+def test_an_instruction_falls_into_its_parts(example: tuple) -> None:
+    text, *wanted = example
+    p = understood(text)
+    assert [p.verb, p.attributes, p.object, p.preposition, p.place, p.source, p.tool] == wanted
+    assert p.text == text
+
+
+def test_clauses_form_a_chain() -> None:
+    chain = understood("Open the top drawer, then pick up the cup and place it in the drawer. Close it.")
+    assert [(c.verb, c.object, c.place) for c in chain.clauses()] == [
+        ("open", "drawer", ""),
+        ("put", "cup", "drawer"),
+        ("close", "it", ""),
+    ]
+    assert understood("open the drawer and close it").meaning != understood("open the drawer").meaning
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "  ", "valid", "DEBUG", "blocks", "red block", "the red block on the plate", "put the red block",
+     "put on the plate", "把红色方块放到盘子里", "put " + "very " * 80 + "long thing on the plate",
+     "and and and", "the the"],
+)  # fmt: skip
+def test_what_says_nothing_to_do_is_not_understood(text: str) -> None:
+    assert parse(text) is None
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.text(alphabet=st.sampled_from("put the red in bin B, and . on pick up it _\tÄ"), max_size=80)
+    | st.text(max_size=60)
+)
+def test_no_text_makes_it_fail(text: str) -> None:
+    parsed = parse(text)
+    assert parsed is None or (parsed.object and parsed.meaning == understood(text).meaning)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("put the cup on the tray", "PLACE  cup ON tray.", True),
+        ("move the cup to the tray", "put the cup on the tray", True),
+        ("pick the cup from the shelf and put it on the tray", "put the cup on the tray", True),
+        ("lift the gray cup", "grab the grey cup", True),
+        ("put the cup on the tray", "put the cup under the tray", False),
+        ("put the cup on the tray", "put the cup on the left tray", False),
+        ("pick up the red cup", "pick up the cup", False),
+        ("open the drawer", "close the drawer", False),
+    ],
+)
+def test_same_task(one: str, other: str, same: bool) -> None:
+    assert same_task(understood(one), understood(other)) is same
+    assert same_task(understood(other), understood(one)) is same

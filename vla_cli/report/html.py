@@ -1,0 +1,322 @@
+"""A report as one self-contained page: no script, no font, no link, nothing fetched; the same input, the same bytes."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Callable, Sequence
+from html import escape
+from itertools import groupby
+
+import numpy as np
+from PIL import Image
+
+from vla_cli.intervals import percent
+from vla_cli.report import Condition, Film, Report, Row
+from vla_cli.report.style import PAGE_CSS
+from vla_cli.report.svg import PERCENT_AXIS, STYLES, Axis, Band, Mark, dot_plot, error_axis, plot_css
+from vla_cli.report.verdict import RULE, Verdict, open_loop_comparisons, verdicts
+
+FRAME_GAP = 2
+"""White pixels between the frames of a strip."""
+LARGEST_FRAME = 128
+"""Frames are shrunk to this edge, in pixels: a page of films should stay small enough to mail."""
+
+_NAMES = {"success": "success", "grounding": "grounding", "locked": "locked", "action_error": "action error"}
+_SIGNS = {"steerable": "✓", "deaf": "✕", "partly deaf": "✕", "not steerable": "✕", "not learnt": "✕"}
+_TONES = {"steerable": "good", "deaf": "bad", "partly deaf": "bad", "not steerable": "bad", "not learnt": "bad"}
+
+_HOW_TO_READ = (
+    "A dot is the share of episodes; its whisker is the 95% interval (Wilson). Where two whiskers overlap, the "
+    "difference may be chance.",
+    "<b>Success</b>: the task that was asked for was done. <b>Grounding</b>: the gripper went to what was named, "
+    "whether or not it then succeeded. <b>Locked</b>: it did the <i>trained</i> behaviour although something else was "
+    "asked, so it is measured only where something else was.",
+    "A policy that listens is high everywhere in success and low everywhere in locked. With the empty and the nonsense "
+    "instruction nothing sensible is asked: what is done there is habit. Doing nothing must score about 0, or the "
+    "measurement itself is wrong.",
+)
+_OPEN_LOOP = (
+    "<b>Open-loop error is an indicator, not a measurement of steerability.</b> The policy is shown recorded "
+    "observations and its actions are compared with the recorded ones: it never has to live with its own mistakes, and "
+    "nobody asks it for anything but what was demonstrated."
+)
+
+
+def render_html(report: Report, films: Sequence[Film] = ()) -> str:
+    """The whole page.
+
+    Args:
+        report: what was measured.
+        films: a few episodes as pictures; shown by condition, in the order of the report.
+
+    Returns:
+        HTML text, deterministic, with everything that a user supplied escaped.
+    """
+    closed = report.kind == "closed-loop"
+    title = "Does it still do what it is told?" if closed else "How close are its actions to the recorded ones?"
+    body = [
+        f'<header><p class="kicker">vla-cli · {"steerability" if closed else "open-loop"} report</p>',
+        f"<h1>{title}</h1></header>",
+        _verdicts(report) if closed else _indicator(report),
+        _list_section("Warnings", report.warnings, "warnings"),
+        _plots(report) if closed else _error_plot(report),
+        _list_section("Notes", report.notes, "notes"),
+        _table(report),
+        _films(report, films),
+        _settings(report),
+    ]
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{title}</title>\n<style>{PAGE_CSS}{plot_css()}</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(part for part in body if part)
+        + "\n</main>\n</body>\n</html>\n"
+    )
+
+
+def _section(heading: str, content: str) -> str:
+    return f"<section><h2>{heading}</h2>{content}</section>"
+
+
+def _list_section(heading: str, sentences: Sequence[str], style: str) -> str:
+    if not sentences:
+        return ""
+    items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
+    return f'<section class="{style}"><h2>{heading}</h2><ul>{items}</ul></section>'
+
+
+def _style(report: Report, policy: str) -> int:
+    return report.policy_names.index(policy) if policy in report.policy_names else 0
+
+
+def _name(report: Report, policy: str) -> str:
+    return f'<b class="p{_style(report, policy) % STYLES}">{escape(policy)}</b>'
+
+
+# ---- what to make of it
+
+
+def _verdicts(report: Report) -> str:
+    cards = "".join(_card(report, verdict) for verdict in verdicts(report))
+    rule = f'<details><summary>What these words mean</summary><p class="prose">{escape(RULE)}</p></details>'
+    return f'<section class="verdicts">{cards}{rule if cards else ""}</section>'
+
+
+def _card(report: Report, verdict: Verdict) -> str:
+    sign, tone = _SIGNS.get(verdict.label, "?"), _TONES.get(verdict.label, "open")
+    return (
+        f'<div class="card {tone}"><p class="label"><span aria-hidden="true">{sign}</span> '
+        f"{_name(report, verdict.policy)}: {escape(verdict.label)}</p>"
+        f"<p>{escape(_sentence(verdict.sentence))}</p></div>"
+    )
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _indicator(report: Report) -> str:
+    sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in open_loop_comparisons(report))
+    return f'<section><p class="prose">{_OPEN_LOOP}</p>{f"<ul>{sentences}</ul>" if sentences else ""}</section>'
+
+
+# ---- plots
+
+
+def _plots(report: Report) -> str:
+    success = _figure(report, "success", PERCENT_AXIS, lambda row: percent(row.value), 650, "Success by condition")
+    novel = [condition for condition in report.conditions if condition.novel]
+    locked = _figure(
+        report, "locked", PERCENT_AXIS, lambda row: percent(row.value), 430, "Did the trained behaviour instead", novel
+    )
+    paragraphs = "".join(f"<p>{paragraph}</p>" for paragraph in _HOW_TO_READ)
+    reading = f'<div class="reading"><h2>How to read this</h2>{paragraphs}</div>'
+    return f'<section class="figures">{success}<div class="beside">{locked}{reading}</div></section>'
+
+
+def _error_plot(report: Report) -> str:
+    errors = [row for row in report.rows if row.metric == "action_error"]
+    axis = error_axis(max((row.high for row in errors), default=1.0))
+    figure = _figure(report, "action_error", axis, lambda row: f"{row.value:.3g}", 650, "Action error, lower is better")
+    return f'<section class="figures">{figure}</section>'
+
+
+_CAPTIONS = {
+    "success": "How often the task that was asked for was done. Higher is better.",
+    "locked": "How often the policy did what it was trained on although something else was asked. Lower is better.",
+    "action_error": "Distance to the recorded actions of held-out episodes. Lower is better.",
+}
+
+
+def _figure(
+    report: Report,
+    metric: str,
+    axis: Axis,
+    write: Callable[[Row], str],
+    width: int,
+    title: str,
+    conditions: Sequence[Condition] | None = None,
+) -> str:
+    """A plot of one metric in two widths, of which the style shows the one that fits; empty where nothing is."""
+    bands = _bands(report, metric, write, report.conditions if conditions is None else conditions)
+    if not bands:
+        return ""
+    described = "; ".join(f"{b.heading}: " + ", ".join(f"{m.policy} {m.text}" for m in b.marks) for b in bands)
+    drawings = "".join(
+        f'<div class="{name}">'
+        + dot_plot(bands, axis, width=pixels, key=f"{metric}-{name}", title=title, description=described)
+        + "</div>"
+        for name, pixels in (("wide", width), ("narrow", 360))
+    )
+    caption = f"<figcaption><h2>{title}</h2><p>{_CAPTIONS[metric]}</p></figcaption>"
+    return f'<figure style="max-width:{width}px">{caption}{drawings}</figure>'
+
+
+def _bands(report: Report, metric: str, write: Callable[[Row], str], conditions: Sequence[Condition]) -> list[Band]:
+    bands = []
+    for condition in conditions:
+        found = [report.find(policy, condition.name, metric) for policy in report.policy_names]
+        marks = tuple(
+            Mark(row.policy, _style(report, row.policy), row.value, row.low, row.high, write(row))
+            for row in found
+            if row
+        )
+        if marks:
+            bands.append(Band(condition.name, marks, _kind_of(condition) if report.kind == "closed-loop" else ""))
+    return bands
+
+
+def _kind_of(condition: Condition) -> str:
+    if condition.novel:
+        return "not demonstrated"
+    if condition.control:
+        return "controls: habit, not obedience"
+    return "old abilities" if condition.name == "base-domain" else "demonstrated"
+
+
+# ---- figures
+
+
+def _table(report: Report) -> str:
+    metrics = report.metrics
+    heads = "".join(f'<th scope="col">{escape(_NAMES.get(metric, metric))}</th>' for metric in metrics)
+    groups = "".join(_table_group(report, condition, metrics) for condition in report.conditions)
+    return _section(
+        "All figures",
+        f'<div class="scroll"><table><thead><tr><th scope="col">policy</th>{heads}<th scope="col">n</th></tr></thead>'
+        f"{groups}</table></div>",
+    )
+
+
+def _table_group(report: Report, condition: Condition, metrics: Sequence[str]) -> str:
+    lines = []
+    for policy in report.policy_names:
+        found = [report.find(policy, condition.name, metric) for metric in metrics]
+        if any(found):
+            counts = dict.fromkeys(row.n for row in found if row)
+            lines.append(
+                f'<tr><th scope="row">{_name(report, policy)}</th>{"".join(map(_cell, found))}'
+                f'<td class="n">{" / ".join(map(str, counts))}</td></tr>'
+            )
+    if not lines:
+        return ""
+    examples = " ".join(f"<q>{escape(example)}</q>" for example in condition.examples if example)
+    heading = f'<b>{escape(condition.name)}</b> <span class="asked">{escape(condition.asked)} {examples}</span>'
+    return (
+        f'<tbody><tr class="group"><th scope="rowgroup" colspan="{len(metrics) + 2}">{heading}</th></tr>'
+        f"{''.join(lines)}</tbody>"
+    )
+
+
+def _cell(row: Row | None) -> str:
+    if row is None:
+        return '<td class="none">-</td>'
+    value, _, interval = row.text.partition(" ")
+    return f'<td><b>{value}</b> <span class="interval">{interval}</span></td>'
+
+
+# ---- films
+
+
+def _films(report: Report, films: Sequence[Film]) -> str:
+    if not films:
+        return ""
+    place = {condition.name: i for i, condition in enumerate(report.conditions)}
+    ordered = sorted(
+        films, key=lambda f: (place.get(f.condition, len(place)), f.condition, f.episode, _style(report, f.policy))
+    )
+    parts = []
+    for condition, of_condition in groupby(ordered, key=lambda film: film.condition):
+        parts.append(f"<h3>{escape(condition)}</h3>")
+        for _, of_scene in groupby(of_condition, key=lambda film: (film.episode, film.instruction)):
+            scene = list(of_scene)
+            asked = escape(scene[0].instruction) or '<span class="asked">(nothing)</span>'
+            strips = "".join(_film(report, film) for film in scene)
+            parts.append(f'<p class="order">Asked: <q>{asked}</q></p><div class="films">{strips}</div>')
+    intro = '<p class="prose">The same scene for every policy, time from left to right.</p>'
+    return _section("What it looked like", intro + "".join(parts))
+
+
+def _film(report: Report, film: Film) -> str:
+    sign, tone, word = ("✓", "good", "succeeded") if film.success else ("✕", "bad", "failed")
+    alt = f"{film.policy}, {len(film.frames)} pictures: {film.did}"
+    return (
+        f'<figure class="film"><img alt="{escape(alt)}" src="{strip_uri(film.frames)}">'
+        f'<figcaption><span class="mark {tone}" role="img" aria-label="{word}">{sign}</span> '
+        f"{_name(report, film.policy)} {escape(film.did)}</figcaption></figure>"
+    )
+
+
+def strip_uri(frames: np.ndarray) -> str:
+    """Frames [K, H, W, 3] uint8 side by side as a PNG data URI.
+
+    Colours are reduced to 256: sensor noise does not compress. An octree keeps the colour of a small object, which a
+    median cut gives away to the background (a red block turns purple, and colour is what instructions name).
+    """
+    strip = Image.fromarray(_strip(np.stack([_shrink(frame) for frame in frames])))
+    packed = io.BytesIO()
+    palette = strip.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    palette.save(packed, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(packed.getvalue()).decode("ascii")
+
+
+def _strip(frames: np.ndarray) -> np.ndarray:
+    count, height, width, _ = frames.shape
+    strip = np.full((height, count * (width + FRAME_GAP) - FRAME_GAP, 3), 255, np.uint8)
+    for i, frame in enumerate(frames):
+        left = i * (width + FRAME_GAP)
+        strip[:, left : left + width] = frame
+    return strip
+
+
+def _shrink(frame: np.ndarray) -> np.ndarray:
+    largest = max(frame.shape[:2])
+    if largest <= LARGEST_FRAME:
+        return frame
+    height, width = (max(1, round(edge * LARGEST_FRAME / largest)) for edge in frame.shape[:2])
+    return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BOX))
+
+
+# ---- settings
+
+
+def _settings(report: Report) -> str:
+    listed = "".join(
+        f"<div><dt>{escape(str(key))}</dt><dd>{_plain(value)}</dd></div>" for key, value in report.settings.items()
+    )
+    policies = "".join(_policy(report, policy) for policy in report.policies)
+    return _section("Settings", f'<dl class="settings">{listed}{policies}</dl>')
+
+
+def _policy(report: Report, policy: dict[str, object]) -> str:
+    name = str(policy["name"])
+    facts = ", ".join(
+        f"{escape(str(key))} {_plain(value)}" for key, value in policy.items() if key != "name" and value is not None
+    )
+    return f"<div><dt>policy {_name(report, name)}</dt><dd>{facts or '-'}</dd></div>"
+
+
+def _plain(value: object) -> str:
+    return escape(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
