@@ -36,7 +36,7 @@ from vla_cli.worlds.tabletop.shifts import DOMAINS
 from vla_cli.worlds.tabletop.world import DEFAULT_LAYOUT, DEFAULT_TASK
 
 RECALL_GOAL, ALARM_GOAL = 0.95, 0.02
-SETS, EPISODES, TRIALS, SEED = 32, 15, 96, 7
+SETS, EPISODES, TRIALS, SEED = 32, 15, 96, 2026
 SLOW = {"carol": Habit(speed=0.5), "dave": Habit(speed=0.8, axis_first="y")}
 """Two more people: a slow one, and a hesitant one who stops for a moment now and then."""
 HESITANT = "dave"

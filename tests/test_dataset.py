@@ -70,6 +70,25 @@ def test_it_is_robomimics_layout(tmp_path) -> None:
     assert read_json(tmp_path / "splits.json") == {"train": ["episode_1", "episode_2"], "valid": ["episode_0"]}
 
 
+def test_what_robomimic_reads_is_there(tmp_path) -> None:
+    """The steps of robomimic 0.3's `SequenceDataset` and `FileUtils`, with the keys of its default configuration."""
+    save_dataset(dataset(), tmp_path)
+    with h5py.File(tmp_path / "dataset.hdf5", "r", swmr=True, libver="latest") as file:
+        env = json.loads(file["data"].attrs["env_args"])  # file_utils.get_env_metadata_from_dataset
+        assert "env_name" in env
+        demos = sorted(file["data"].keys(), key=lambda name: int(name[5:]))  # dataset.load_demo_info
+        masked = [name.decode("utf-8") for key in ("train", "valid") for name in np.array(file[f"mask/{key}"][:])]
+        assert sorted(masked) == demos
+        for demo in demos:
+            length = file[f"data/{demo}"].attrs["num_samples"]
+            for key in ("actions", "rewards", "dones"):  # base_config: train.dataset_keys
+                assert len(file[f"data/{demo}/{key}"][()].astype("float32")) == length
+            for key in ("state", "wrist"):  # low_dim and rgb
+                assert len(file[f"data/{demo}/obs/{key}"][()]) == length
+            assert file[f"data/{demo}/actions"].shape[1] > 0  # file_utils.get_shape_metadata_from_dataset
+            assert file[f"data/{demo}/dones"][()].tolist() == [0.0] * (length - 1) + [1.0]
+
+
 def test_without_held_out_episodes_and_many_demos_in_order(tmp_path) -> None:
     save_dataset(dataset(count=12, valid=0), tmp_path)
     loaded = load_dataset(tmp_path)

@@ -10,6 +10,8 @@ On disk a directory:
             obs/<camera>    [T, H, W, 3] uint8 RGB
             obs/state       [T, S] float32, the log's own units
             actions         [T, A] float32, the log's own units
+            rewards, dones  [T] float32 zeros, and 1 at the last frame alone: robomimic asks for both by default, and
+                            no log is taken to say more
             timestamps      [T] float64 seconds from the first frame
         /mask/{train,valid} demo names as byte strings
     stats.json      normalisation statistics of the training split
@@ -219,6 +221,8 @@ def _write_demonstration(group: h5py.Group, demonstration: Demonstration, rate_h
         )
     obs.create_dataset(STATE_KEY, data=np.asarray(demonstration.state, np.float32))
     group.create_dataset("actions", data=np.asarray(demonstration.actions, np.float32))
+    group.create_dataset("rewards", data=np.zeros(len(demonstration), np.float32))
+    group.create_dataset("dones", data=(np.arange(len(demonstration)) == len(demonstration) - 1).astype(np.float32))
     group.create_dataset("timestamps", data=np.arange(len(demonstration)) / rate_hz)
 
 

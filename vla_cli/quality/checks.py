@@ -25,6 +25,8 @@ PATH_POINTS = 64
 LENGTH_SCORE, LENGTH_FACTOR, SURE_FACTOR = 3.5, 2.0, 4.0
 """Modified z-score of the log length (Iglewicz & Hoaglin, How to Detect and Handle Outliers, 1993: 3.5), with a factor
 to the median, as people differ in speed by less than two; and a factor for which a few comparable episodes suffice."""
+SLOW_FACTOR = 3.0
+"""Times slower than usual at its fastest: people differ by two, and a hesitation does not lower the top speed."""
 COMPARABLE = 8
 """Comparable episodes from which a score means something."""
 SAME_PATH, SAME_PICTURES, SURELY_SAME = 0.15, 0.5, 0.02
@@ -33,8 +35,10 @@ episode twice. A path closer than the last needs no pictures."""
 SAME_SECONDS = 1.25
 LEFT = 0.05
 MOVING_END, RESTING_END = 0.7, 0.25
-"""Speed at the end as a share of the usual top speed: so fast is full motion, so slow is rest. The first is a trade: on
-the tabletop 0.5 finds 96% of cut episodes and accuses 1.9% of whole ones, 0.7 96% and 1.0%, 0.75 85% and none."""
+"""Speed at the end as a share of the usual top speed: so fast is full motion, so slow is rest. The first is a trade
+between cut episodes that are missed and whole ones that are accused (benchmarks/quality.py; docs/quality.md)."""
+RESTED = 0.5
+"""Share of the others that must end at rest before full motion at the end is wrong."""
 AGREEING = 0.8
 """Share of the others that must end alike before another end is wrong."""
 ELSEWHERE, ELSEWHERE_SHARE = 4.0, 0.2
@@ -82,28 +86,49 @@ def at_limit(facts: Sequence[EpisodeFacts], check: str = "saturation") -> Iterat
 
 
 def duration(facts: Sequence[EpisodeFacts]) -> Iterator[Finding]:
-    """Episodes far longer or shorter than comparable ones (`LENGTH_SCORE`, `LENGTH_FACTOR`, `SURE_FACTOR`).
+    """Episodes far longer or shorter than comparable ones (`LENGTH_SCORE`, `LENGTH_FACTOR`, `SURE_FACTOR`), or slower.
 
     Comparable are those of the same person with the same instruction where there are enough, else those with the same
-    instruction, else all: a slow person is not at fault, nor is a long task.
+    instruction, else all: a slow person is not at fault, nor is a long task. Speed depends on neither the task nor how
+    many have done it (`SLOW_FACTOR`).
     """
-    for fact in facts:
+    slowness = _slowness(facts)
+    for i, fact in enumerate(facts):
         others = [f for f in facts if f is not fact]
         told = [f for f in others if f.instruction == fact.instruction]
         shown = [f for f in told if f.operator == fact.operator]
-        groups = [(COMPARABLE, LENGTH_SCORE, LENGTH_FACTOR, g) for g in (shown, told, others)]
-        groups += [(LEAST_OTHERS, 0.0, SURE_FACTOR, g) for g in (shown, told)]
-        for least, score, factor, group in groups:
-            if len(group) >= least:
-                found = _unlike(fact, group, score, factor)
-                if found:
-                    yield found
-                break
+        unlike = _unlike(fact, next((g for g in (shown, told, others) if len(g) >= COMPARABLE), []), LENGTH_FACTOR)
+        sure = _unlike(fact, next((g for g in (shown, told) if len(g) >= LEAST_OTHERS), []), SURE_FACTOR, 0.0)
+        if found := unlike or sure:
+            yield found
+        elif slowness[i] > SLOW_FACTOR:
+            yield Finding(
+                check="length",
+                severity="warning",
+                episode=fact.name,
+                value=slowness[i],
+                message=f"{fact.name}: {fact.frames} frames, {slowness[i]:.1f} times slower than the others.",
+            )
+
+
+def _slowness(facts: Sequence[EpisodeFacts]) -> list[float]:
+    """How many times slower than in the median episode the usual top step is; 0 where too few can be compared."""
+    if len(facts) <= LEAST_OTHERS or len({len(f.end["tops"]) for f in facts}) != 1:
+        return [0.0] * len(facts)
+    tops = np.array([f.end["tops"] for f in facts], float).reshape(len(facts), -1)
+    usual = np.median(tops, axis=0)
+    told = usual > 0  # a gripper's steps are no speed
+    if not told.any():
+        return [0.0] * len(facts)
+    return [float(np.median(usual[told] / np.maximum(own[told], 1e-3 * usual[told]))) for own in tops]
 
 
 def _unlike(
-    fact: EpisodeFacts, group: Sequence[EpisodeFacts], least_score: float, least_factor: float
+    fact: EpisodeFacts, group: Sequence[EpisodeFacts], least_factor: float, least_score: float = LENGTH_SCORE
 ) -> Finding | None:
+    """The finding, if the length is off that of a group (which may be empty: then nothing is known)."""
+    if not group:
+        return None
     frames = np.array([max(f.frames, 1) for f in (fact, *group)], float)
     middle, score = float(np.median(frames)), abs(float(scores(np.log(frames))[0]))
     factor = max(frames[0] / middle, middle / frames[0])
@@ -245,7 +270,7 @@ def early_cut(facts: Sequence[EpisodeFacts]) -> Iterator[Finding]:
         )
     for i, fact in enumerate(facts):
         others = np.delete(speeds, i)
-        hurried = bool(speeds[i] > MOVING_END and (others < RESTING_END).mean() >= AGREEING)
+        hurried = bool(speeds[i] > MOVING_END and (others < RESTING_END).mean() >= RESTED)
         where = _elsewhere(facts, i)
         if not (hurried or where):
             continue
