@@ -77,7 +77,8 @@ def _copies(stored: h5py.Dataset) -> bool:
 
 def _places(stored: h5py.Dataset) -> list[range]:
     """Where chunks begin along each axis."""
-    return [range(0, size, step) for size, step in zip(stored.shape, stored.chunks, strict=True)]
+    sizes: tuple[int, ...] = stored.chunks or stored.shape
+    return [range(0, size, step) for size, step in zip(stored.shape, sizes, strict=True)]
 
 
 def _filters(stored: h5py.Dataset) -> set[int]:
