@@ -39,6 +39,8 @@ MOVING_END, RESTING_END = 0.7, 0.25
 between cut episodes that are missed and whole ones that are accused (benchmarks/quality.py; docs/quality.md)."""
 RESTED = 0.5
 """Share of the others that must end at rest before full motion at the end is wrong."""
+SLOWING_END, ALL_RESTED = 0.45, 0.95
+"""Where nearly all the others end at rest, less than full motion stands out."""
 AGREEING = 0.8
 """Share of the others that must end alike before another end is wrong."""
 ELSEWHERE, ELSEWHERE_SHARE = 4.0, 0.2
@@ -269,8 +271,8 @@ def early_cut(facts: Sequence[EpisodeFacts]) -> Iterator[Finding]:
             message=f"{fast} of {len(facts)} episodes end in full motion: no policy can learn from them how to stop.",
         )
     for i, fact in enumerate(facts):
-        others = np.delete(speeds, i)
-        hurried = bool(speeds[i] > MOVING_END and (others < RESTING_END).mean() >= RESTED)
+        rested = (np.delete(speeds, i) < RESTING_END).mean()
+        hurried = bool(rested >= RESTED and speeds[i] > (SLOWING_END if rested >= ALL_RESTED else MOVING_END))
         where = _elsewhere(facts, i)
         if not (hurried or where):
             continue
