@@ -405,7 +405,7 @@ def recorded(tmp_path_factory):
 def test_a_deployment_is_the_same_or_has_moved(sample_dataset, recorded, tmp_path) -> None:
     before = contents(sample_dataset)
     same = run(sample_dataset, tmp_path / "none", compare=recorded("V", 5))
-    assert same["verdict"] == "same" and same["cameras"][0]["scenes"] == 12
+    assert same["verdict"] == "same" and same["rows"][0]["scenes"] == 12
     other = recorded("W", 5)
     assert run(sample_dataset, tmp_path / "none", compare=other)["verdict"] == "moved"
     with pytest.raises(CheckFailed, match="agentview_image"):

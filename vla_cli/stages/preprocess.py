@@ -132,9 +132,16 @@ def _compare(config: PreprocessConfig, progress: Progress) -> dict[str, Any]:
     sentences = [camera.sentence for camera in found.cameras]
     for sentence in sentences:
         progress.note(sentence)
+    for camera in found.cameras:
+        seen = f"{camera.camera}: {camera.verdict}, by {camera.scenes} scenes and {camera.pictures} pictures"
+        judged = [
+            [c.quantity, c.words if c.moved else "as in the demonstrations", f"{c.p:.2g}"] for c in camera.changes
+        ]
+        progress.table(seen, ["", "what the pictures say", "p"], judged)
     if config.strict and found.verdict == "moved":
         raise CheckFailed(f"--strict, and the deployment is not what was demonstrated in: {' '.join(sentences)}")
-    return {"stage": STAGE, "out": str(config.episodes), **found.document()}
+    document = found.document()
+    return {"stage": STAGE, "out": str(config.episodes), "rows": document.pop("cameras"), **document}
 
 
 def _prepare(config: PreprocessConfig) -> tuple[int, Agreement]:
