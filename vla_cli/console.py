@@ -21,8 +21,8 @@ from vla_cli.progress import Progress
 
 Config = TypeVar("Config", bound=StageConfig)
 TRACEBACK = "VLA_TRACEBACK"
-SHOWN = 6
-"""Items of a list that people see; `--json` and the files hold all of them."""
+SHOWN, DEEPEST = 6, 2
+"""Items of a list, and levels of a result, that people see; `--json` and the files hold all of them."""
 
 
 def prepare_process() -> None:
@@ -203,14 +203,17 @@ def describe(result: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _item(value: Any) -> str:
+def _item(value: Any, depth: int = 0) -> str:
+    """A value on one line; what lies deep in it is named only: the artefact has it in full."""
     if isinstance(value, Mapping) and set(value) == {"name", "reason"}:
         return f"{value['name']}: {value['reason']}"
+    if isinstance(value, Mapping) and depth < DEEPEST:
+        return ", ".join(f"{k} {_item(v, depth + 1)}".rstrip() for k, v in value.items())
     if isinstance(value, Mapping):
-        return ", ".join(f"{k} {_item(v)}" for k, v in value.items())
+        return f"({', '.join(map(str, value))})"
     if isinstance(value, list):
         more = [f"and {len(value) - SHOWN} more"] if len(value) > SHOWN else []
-        return ", ".join([_item(v) for v in value[:SHOWN]] + more)
+        return ", ".join([_item(v, depth + 1) for v in value[:SHOWN]] + more)
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
