@@ -155,6 +155,9 @@ def preprocess(
     ] = None,
     phrasings: Annotated[Path | None, typer.Option(help="YAML of words the grammar does not know.")] = None,
     paraphrases: Annotated[int, typer.Option(help="Other wordings an episode is given.")] = 0,
+    features: Annotated[
+        bool, typer.Option("--features", help="Fingerprint cameras by the vision tower of --base as well.")
+    ] = False,
     compare: Annotated[
         Path | None, typer.Option(help="Pictures of the deployment: have camera or light moved? Writes nothing.")
     ] = None,

@@ -111,6 +111,7 @@ class PreprocessConfig(StageConfig):
         stats_from: "base", or a file of statistics (ours, openpi's or OpenVLA's) to keep instead of the data's own.
         phrasings: YAML of words that the built-in grammar does not know.
         paraphrases: other wordings of its instruction that each episode is given beside the original.
+        features: the fingerprint also holds features of the base's frozen vision tower; `compare` then needs them too.
         compare: pictures of the deployment; says whether camera or light have moved since, and writes nothing.
         strict: a skipped episode or an error among the findings is an error.
     """
@@ -134,6 +135,7 @@ class PreprocessConfig(StageConfig):
     stats_from: str | None = None
     phrasings: Path | None = None
     paraphrases: int = 0
+    features: bool = False
     compare: Path | None = None
     strict: bool = False
 

@@ -20,6 +20,7 @@ from vla_cli.episode import Episode, Skipped, UnusableError, load_episode
 from vla_cli.errors import ConfigError, InputError
 from vla_cli.facts import episode_facts
 from vla_cli.fingerprint import Accumulator, Fingerprint
+from vla_cli.fingerprint.glimpses import Features
 from vla_cli.language.lexicon import Lexicon
 from vla_cli.language.phrasing import paraphrases
 from vla_cli.progress import Progress
@@ -74,9 +75,9 @@ def parse_latencies(config: PreprocessConfig) -> tuple[dict[str, float], bool]:
     return given, "auto" in config.latency
 
 
-def look(config: PreprocessConfig, agreed: Agreement, progress: Progress) -> Seen:
-    """Look at every episode once, and judge them beside each other."""
-    seen, glimpses = Seen(), Accumulator()
+def look(config: PreprocessConfig, agreed: Agreement, progress: Progress, features: Features | None = None) -> Seen:
+    """Look at every episode once, and judge them beside each other; `features` go into the fingerprint."""
+    seen, glimpses = Seen(), Accumulator(features)
     wants_latency = parse_latencies(config)[1]
     progress.start("Looking at episodes", len(agreed.rows))
     for row in agreed.rows:

@@ -413,6 +413,17 @@ def test_a_deployment_is_the_same_or_has_moved(sample_dataset, recorded, tmp_pat
     assert contents(sample_dataset) == before and not (tmp_path / "none").exists()
 
 
+def test_features_of_the_bases_vision_tower_are_compared_on_demand(sample_episodes, recorded, tmp_path) -> None:
+    base, out = str(SAMPLES / "base"), tmp_path / "d"
+    run(sample_episodes, out, base=base, features=True)
+    quantities = lambda found: {change["quantity"] for change in found["rows"][0]["changes"]}  # noqa: E731
+    same = run(out, tmp_path / "none", compare=recorded("V", 6), base=base, features=True)
+    assert same["verdict"] == "same" and "features" in quantities(same)
+    assert "features" not in quantities(run(out, tmp_path / "none", compare=recorded("V", 7)))
+    with pytest.raises(ConfigError, match="--base"):
+        run(out, tmp_path / "none", compare=sample_episodes, features=True)
+
+
 def test_comparing_needs_a_dataset_and_pictures_of_its_cameras(sample_dataset, sample_episodes, tmp_path) -> None:
     (tmp_path / "frames").mkdir()
     for known, shown, said in (

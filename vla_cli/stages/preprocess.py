@@ -31,6 +31,7 @@ from vla_cli.facts import merge
 from vla_cli.files import building, check_apart, check_output, is_complete, read_json, write_json, write_text
 from vla_cli.fingerprint import Fingerprint, load_fingerprint, save_fingerprint
 from vla_cli.fingerprint.deployment import load_pictures as load_deployment
+from vla_cli.fingerprint.glimpses import Features
 from vla_cli.fingerprint.verdict import compare
 from vla_cli.language.lexicon import Lexicon, load_lexicon
 from vla_cli.progress import SILENT, Progress
@@ -100,7 +101,9 @@ def run(config: PreprocessConfig, progress: Progress = SILENT) -> dict[str, Any]
     for skipped in agreed.skipped:
         record.skip(skipped.name, skipped.reason)
     with building(config.out, request, overwrite=config.overwrite, resume=config.resume) as partial:
-        seen = look(config, agreed, progress)
+        features, tower = _features(config)
+        record.facts["vision_features"] = tower
+        seen = look(config, agreed, progress, features)
         _leave_out(config, agreed, seen, record)
         written = write(config, agreed, seen, record, partial, lexicon, progress)
         statistics, train, valid = _statistics(config, written, seen, base)
@@ -123,7 +126,7 @@ def _compare(config: PreprocessConfig, progress: Progress) -> dict[str, Any]:
     assert config.compare is not None
     known = load_fingerprint(config.episodes)
     try:
-        found = compare(known, load_deployment(config.compare, list(known.cameras)))
+        found = compare(known, load_deployment(config.compare, list(known.cameras)), _same_features(config, progress))
     except ValueError as error:
         raise InputError(
             f"{config.compare} cannot be compared with {config.episodes} ({error})",
@@ -142,6 +145,31 @@ def _compare(config: PreprocessConfig, progress: Progress) -> dict[str, Any]:
         raise CheckFailed(f"--strict, and the deployment is not what was demonstrated in: {' '.join(sentences)}")
     document = found.document()
     return {"stage": STAGE, "out": str(config.episodes), "rows": document.pop("cameras"), **document}
+
+
+def _features(config: PreprocessConfig) -> tuple[Features | None, str | None]:
+    """The features that `--features` asks for, and the digest of their base."""
+    if not config.features:
+        return None, None
+    if config.base is None:
+        raise ConfigError("--features needs --base", hint="vla preprocess --help")
+    from vla_cli.policies.vision_features import vision_features
+
+    return vision_features(config.base)
+
+
+def _same_features(config: PreprocessConfig, progress: Progress) -> Features | None:
+    """Features of the very base that a fingerprint was made with; None, and said, where they are not asked for."""
+    made_with = read_json(config.episodes / RUN_FILE).get("facts", {}).get("vision_features")
+    if made_with is not None and not config.features:
+        progress.note("The fingerprint holds features of a vision tower; --features --base BASE compares them as well.")
+    features, digest = _features(config)
+    if digest != made_with and config.features:
+        raise ConfigError(
+            f"--features of {config.base} ({digest}) cannot be compared: {config.episodes} was made with {made_with}",
+            expected="the base that the dataset was made with",
+        )
+    return features
 
 
 def _prepare(config: PreprocessConfig) -> tuple[int, Agreement]:
