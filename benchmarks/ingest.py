@@ -36,6 +36,7 @@ from ingest_logs import WRITERS, lerobot, robomimic
 from vla_cli import hdf5
 from vla_cli.configs import IngestConfig
 from vla_cli.frames import BLOCK
+from vla_cli.source_files import forget_digests
 from vla_cli.stages import ingest
 
 EPISODES, FEWER, STEPS = 48, 16, 300
@@ -118,7 +119,7 @@ def read_pictures(source: Path) -> int:
 def ingest_all(source: Path, workers: int, episodes: int) -> int:
     """The stage; pictures."""
     out = source.parent / "out"
-    ingest._file_digest.cache_clear()  # else only the first turn would pay for it
+    forget_digests()  # else only the first turn would pay for it
     summary = ingest.run(IngestConfig(source=source, out=out, workers=workers))
     shutil.rmtree(out)
     if summary["counts"]["episodes_out"] != episodes:
@@ -168,7 +169,7 @@ def speeds(folder: Path, repeats: int) -> list[Speed]:
         ("video, H.264", 0.8, lambda path, n: lerobot(path, n, STEPS, VIDEO), decode_videos),
         ("video, MPEG-4", 0.8, lambda path, n: lerobot(path, n, STEPS, VIDEO, "mpeg4"), decode_videos),
         ("HDF5, gzip", 0.7, lambda path, n: robomimic(path, n, STEPS, PLAIN), read_pictures),
-        ("HDF5, not packed", None, lambda path, n: robomimic(path, n, STEPS, PLAIN, "chunked"), read_pictures),
+        ("HDF5, not packed", None, lambda path, n: robomimic(path, n, STEPS, PLAIN, "contiguous"), read_pictures),
     ):
         logs = []
         for name, count in (("long", EPISODES), ("short", FEWER)):

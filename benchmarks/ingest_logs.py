@@ -40,7 +40,7 @@ def vectors(steps: int, seed: int, size: int = 7) -> np.ndarray:
 
 
 def robomimic(path: Path, episodes: int, steps: int, size: tuple[int, int], packing: str = "gzip") -> Path:
-    """One HDF5 file; `packing` is "gzip" (a chunk a picture), "chunked" or "contiguous" (robomimic's own way)."""
+    """One HDF5 file; `packing` is "gzip" (a chunk a picture) or "contiguous" (robomimic's own way)."""
     import h5py
 
     chunks = None if packing == "contiguous" else (1, *size, 3)

@@ -59,6 +59,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "recorder",
         "replay",
         "report",
+        "source_files",
         "splits",
         "stats",
         "stats_import",
@@ -215,7 +216,7 @@ def unsafe(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 
 def _talk(module: str, tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """(line, what) of printing, exiting and importing by name outside the modules that may."""
+    """(line, what) of printing, exiting, importing by name and opening HDF5 outside the modules that may."""
     names = _aliases(tree)
     for node in ast.walk(tree):
         name = _name(node.func, names) if isinstance(node, ast.Call) else ""
@@ -223,12 +224,19 @@ def _talk(module: str, tree: ast.AST) -> Iterator[tuple[int, str]]:
             yield node.lineno, f"calls {name}: only {', '.join(MAY_IMPORT_BY_NAME)} import by name"
         if layer_of(module) == EDGE:
             continue
+        if name == "h5py.File" and unit_of(module) != "hdf5" and not _writes(node):
+            yield node.lineno, "reads by h5py.File: hdf5.opened looks at a file first"
         if name in TALKING:
             yield node.lineno, f"calls {name}: raise an error or use Progress"
         if isinstance(node, ast.Attribute) and _name(node, names) in ("sys.stdout", "sys.stderr"):
             yield node.lineno, f"uses {_name(node, names)}: raise an error or use Progress"
         if isinstance(node, ast.Raise) and node.exc and "SystemExit" in ast.dump(node.exc):
             yield node.lineno, "raises SystemExit: raise a VlaError"
+
+
+def _writes(call: ast.AST) -> bool:
+    mode = call.args[1] if isinstance(call, ast.Call) and len(call.args) > 1 else None
+    return isinstance(mode, ast.Constant) and mode.value == "w"
 
 
 def _aliases(tree: ast.AST) -> dict[str, str]:

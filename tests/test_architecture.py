@@ -116,6 +116,8 @@ MODULES = {
         ("vla_cli.stages.ingest", "import sys\nsys.stderr.write('x')", "uses sys.stderr"),
         ("vla_cli.stages.ingest", "raise SystemExit(2)", "raises SystemExit"),
         ("vla_cli.readers.hdf5", "from importlib import import_module\nimport_module('x')", "import by name"),
+        ("vla_cli.readers.robomimic", "import h5py\nh5py.File(path, 'r')", "hdf5.opened"),
+        ("vla_cli.readers.robomimic", "import h5py as h\nh.File(path)", "hdf5.opened"),
         ("vla_cli.policies.flow", "import pickle", "imports pickle"),
         ("vla_cli.policies.flow", "from pickle import loads", "imports pickle"),
         ("vla_cli.policies.flow", "import torch\ntorch.load(p)", "calls torch.load"),

@@ -20,6 +20,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +28,7 @@ from vla_cli import __version__
 from vla_cli.conventions import complete, stated, unknowns
 from vla_cli.digests import digest_recording
 from vla_cli.episode import Episode, UnusableError, manifest_row, problems, save_episode
+from vla_cli.errors import words
 from vla_cli.files import read_json, write_json
 from vla_cli.logs import Entry, Log, Warn, read_entry
 from vla_cli.video import limit_threads
@@ -174,7 +176,7 @@ def _save(episode: Episode, path: Path) -> None:
     try:
         save_episode(episode, path)
     except (ValueError, OSError, TypeError, KeyError, RuntimeError) as error:
-        raise UnusableError(f"it cannot be read ({' '.join(str(error).split())[:300]})") from None
+        raise UnusableError(f"it cannot be read ({words(error)})") from None
 
 
 def _keep_for_inspection(episode: Episode, path: Path) -> None:
@@ -227,8 +229,8 @@ def convert_all(source: Source, tasks: Sequence[Task], terms: Terms, folder: Pat
 def _in_pool(source: Source, tasks: Sequence[Task], terms: Terms, folder: Path, workers: int) -> Iterator[Result]:
     context = multiprocessing.get_context("spawn")
     threads = max(1, (os.cpu_count() or 1) // workers)
-    terms_of_all = (source, terms, folder, os.getpid(), threads)
-    pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=terms_of_all)
+    begin = partial(_begin, source, terms, folder, os.getpid(), threads)
+    pool = ProcessPoolExecutor(workers, context, initializer=begin)
     futures: list[Future[Result]] = []
     try:
         futures = [pool.submit(_convert_here, task) for task in tasks]

@@ -172,7 +172,7 @@ def load_pictures(directory: Path, index: int) -> dict[str, np.ndarray]:
         InputError: there is no such demonstration.
     """
     try:
-        with h5py.File(directory / FILE_NAME, "r") as file:
+        with hdf5.opened(directory / FILE_NAME) as file:
             data = hdf5.group(file, "data")
             obs = hdf5.group(hdf5.group(data, f"demo_{index}"), "obs")
             return {camera: hdf5.array(obs, camera) for camera in json.loads(hdf5.text(data, "cameras"))}
@@ -192,7 +192,7 @@ def load_dataset(directory: Path) -> Dataset:
         raise InputError(f"{directory} holds no {FILE_NAME}", expected="a directory written by preprocess", hint=remake)
     statistics = load_statistics(directory)
     try:
-        with h5py.File(path, "r") as file:
+        with hdf5.opened(path) as file:
             dataset = _read_dataset(file, statistics)
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise InputError(

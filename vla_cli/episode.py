@@ -170,8 +170,7 @@ def load_episode(path: Path) -> Episode:
         InputError: the file is missing, truncated, or not one of ours.
     """
     try:
-        hdf5.check_heaps(path)
-        with h5py.File(path, "r") as file:
+        with hdf5.opened(path) as file:
             version = int(hdf5.number(file, "schema_version", 0))
             if version != SCHEMA_VERSION or "streams" not in file:
                 raise InputError(

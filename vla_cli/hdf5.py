@@ -64,6 +64,17 @@ def bounded_memory(most: int = MOST_MEMORY) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
+def opened(path: Path) -> h5py.File:
+    """A file open for reading: the one way in which this project opens HDF5 that may come from elsewhere.
+
+    Raises:
+        ValueError: reading its texts would not end; see `check_heaps`.
+        OSError: it is not there, or no whole HDF5 file.
+    """
+    check_heaps(path)
+    return h5py.File(path, "r")
+
+
 def check_heaps(path: Path) -> None:
     """Look at the places in a file where texts of any length lie, before HDF5 does.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from vla_cli.episode import Episode, UnusableError
-from vla_cli.errors import InputError, VlaError
+from vla_cli.errors import InputError, VlaError, words
 
 Warn = Callable[[str], None]
 
@@ -94,7 +94,6 @@ def read_entry(log: Log, entry: Entry) -> Episode:
 
 
 def in_words(error: Exception) -> str:
-    """An exception of somebody else's code in words: its text where that says something."""
-    text = " ".join(str(error).split())[:300]
-    plain = isinstance(error, ValueError | OSError) and len(text) > 8
-    return text if plain else f"{type(error).__name__}: {text}" if text else type(error).__name__
+    """An exception of somebody else's code in words: its text where that says something, else also its class."""
+    text, kind = words(error), type(error).__name__
+    return text if text == kind or (isinstance(error, ValueError | OSError) and len(text) > 8) else f"{kind}: {text}"

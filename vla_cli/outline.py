@@ -117,8 +117,7 @@ def outline_hdf5(path: Path) -> Node:
         InputError: it is damaged.
     """
     try:
-        hdf5.check_heaps(path)
-        with h5py.File(path, "r") as file:
+        with hdf5.opened(path) as file:
             node = Node("/", "group", bytes=path.stat().st_size, attributes=_attributes(file))
             _fill_group(node, file, 0, _Budget(), {file["/"]})
             return node

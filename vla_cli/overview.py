@@ -65,8 +65,7 @@ def _recognise_file(path: Path) -> tuple[str, str] | None:
     if not is_hdf5(path):
         return None
     try:
-        hdf5.check_heaps(path)
-        with h5py.File(path, "r") as file:
+        with hdf5.opened(path) as file:
             if "schema_version" in file.attrs and hdf5.has(file, "streams"):
                 return "episode", "it is HDF5 with a schema_version and streams"
             data: Any = hdf5.member(file, "data") if hdf5.has(file, "data") else None
@@ -116,8 +115,7 @@ def check_vectors(path: Path) -> None:
     """
     total = 0
     try:
-        hdf5.check_heaps(path)
-        with h5py.File(path, "r") as file:
+        with hdf5.opened(path) as file:
             streams = hdf5.group(file, "streams")
             for role in hdf5.names(streams):
                 for name in hdf5.names(hdf5.group(streams, role)):
@@ -190,8 +188,7 @@ def _vector(group: h5py.Group, name: str) -> Any:
 @contextmanager
 def opened_dataset(path: Path) -> Iterator[DatasetFile]:
     """Open a `dataset.hdf5`; what it lacks raises ValueError, KeyError or OSError."""
-    hdf5.check_heaps(path)
-    with h5py.File(path, "r") as file:
+    with hdf5.opened(path) as file:
         data = hdf5.group(file, "data")
         keys = [key for key in hdf5.names(data) if key.startswith("demo_")]
         facts = {k: json.loads(hdf5.text(data, k)) for k in ("cameras", "state_names", "action_names", "world")}

@@ -55,7 +55,7 @@ def _save_plain(frames: np.ndarray | Frames, group: h5py.Group) -> None:
         for _ in blocks_of(frames):
             pass
         return
-    if stored is not None and stored.chunks is None and not _filters(stored):
+    if stored is not None and stored.chunks is None:
         values = group.create_dataset("values", frames.shape, np.uint8)
     else:
         chunks = (1, *frames.shape[1:])
@@ -165,7 +165,7 @@ class StoredFrames(Frames):
 
     def blocks(self) -> Iterator[np.ndarray]:
         """See `Frames`."""
-        with h5py.File(self.path, "r") as file:
+        with hdf5.opened(self.path) as file:
             yield from self._packed(hdf5.group(file, self.name.lstrip("/")))
 
     def _packed(self, group: h5py.Group) -> Iterator[np.ndarray]:

@@ -308,9 +308,13 @@ def operator_facts(study: Study) -> dict[str, Any]:
         for e in study.episodes
     ]
     rotations = {e.rotation for e in study.episodes}
-    column, kind, degrees = (rotations.pop() if len(rotations) == 1 else None) or (0, "", False)
-    position, rotation = position_dims(study.state_names) or None, (column, kind) if kind else None
-    return examine_operators(records, position=position, rotation=rotation, degrees=degrees).document()
+    agreed = rotations.pop() if len(rotations) == 1 else None
+    return examine_operators(
+        records,
+        position=position_dims(study.state_names) or None,
+        rotation=agreed and agreed[:2],
+        degrees=bool(agreed and agreed[2]),
+    ).document()
 
 
 def preflight_rows(study: Study, base: Imported) -> list[dict[str, Any]]:

@@ -7,12 +7,12 @@ import io
 import math
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from html_checker import Checker, parse
 from PIL import Image
 
 from vla_cli.dataset_page import LARGEST_SHEET, DatasetPage, page, verdict
@@ -38,38 +38,9 @@ PARTS = {
 }
 
 
-class Checker(HTMLParser):
-    """Gathers elements and text, and complains about tags that do not nest."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        assert len(dict(attrs)) == len(attrs), f"<{tag}> repeats an attribute"
-        if tag not in ("meta", "img"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-1:]}"
-        self.open.pop()
-
-    def handle_data(self, data: str) -> None:
-        self.text.append(data)
-
-
 def check(html: str) -> Checker:
     """Parse a page that must be well-formed, and draw nothing outside its drawings."""
-    checker = Checker()
-    checker.feed(html)
-    checker.close()
-    assert not checker.open
+    checker = parse(html)
     for drawing in re.findall(r"<svg.*?</svg>", html, re.DOTALL):
         _check_inside(drawing)
     return checker

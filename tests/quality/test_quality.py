@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from builders import real_log
 
-from vla_cli.episode import Episode, Stream, load_episode, read_manifest
+from vla_cli.episode import Stream
 from vla_cli.errors import CheckFailed, ConfigError
 from vla_cli.files import to_json
 from vla_cli.frames import ArrayFrames, Frames
@@ -26,21 +26,6 @@ import quality as benchmark  # noqa: E402
 from quality_faults import FAULTS, NOISE, cut_short, frozen_pictures, glitch, moving, put, still, stream  # noqa: E402
 
 NAMES = [check.name for check in CHECKS]
-
-
-@pytest.fixture(scope="module")
-def recorded(episodes) -> list[Episode]:
-    """The sample demonstrations, pictures in memory."""
-    found = [load_episode(episodes / row["file"]) for row in read_manifest(episodes)]
-    for episode in found:
-        camera = stream(episode, "image")
-        camera.values = np.asarray(camera.values)
-    return found
-
-
-@pytest.fixture(scope="module")
-def facts(recorded):
-    return [examine(episode) for episode in recorded]
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,20 @@ VARIANTS = variants()
 FILES = {"rlds": 400, "zarr": 300, "lerobot": 200, "lerobot:v3": 300, "lerobot:v3_pictures": 200, "robomimic": 80}
 FEWER = {"droid": 40, "aloha:compressed": 40, "zarr:pusht": 40}  # each takes long
 OTHERS = 50
+# Seeds of `benchmarks/fuzz_readers.py` that broke a promise once: heaps that HDF5 walks for ever, headers on which it
+# frees twice, links out of the log, messages that quote the damaged bytes.
+FOUND_ONCE = {
+    "robomimic": [1000995],
+    "libero": [1000308, 1001091],
+    "libero:no_noops": [1000321],
+    "rlds": [1001068, 1001137],
+    "zarr": [1000202, 1000469, 1000742, 1001018],
+    "rosbag:sqlite": [1000501],
+}
 
 
 def seeds(variant: Variant) -> list[int]:
-    return list(range({**FILES, **FEWER}.get(variant.name, OTHERS)))
+    return [*range({**FILES, **FEWER}.get(variant.name, OTHERS)), *FOUND_ONCE.get(variant.name, [])]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +51,7 @@ def test_the_healthy_log_reads_without_a_skip(variant: Variant, fuzzer: Fuzzer, 
     assert (verdict.outcome, verdict.skipped) == ("read", 0), str(verdict)
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=[f"{v.name}-seeds-0-to-{seeds(v)[-1]}" for v in VARIANTS])
+@pytest.mark.parametrize("variant", VARIANTS, ids=[f"{v.name}-{len(seeds(v))}-seeds" for v in VARIANTS])
 def test_only_our_errors_come_out_of_damaged_logs(variant: Variant, fuzzer: Fuzzer, tmp_path: Path) -> None:
     verdicts = list(fuzzer.run(jobs(variant, tmp_path, seeds(variant))))
     broken = [str(verdict) for verdict in verdicts if verdict.outcome == "violation"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from html_checker import parse
 from PIL import Image
 from report_samples import CONDITIONS, demo, make_report
 
@@ -17,41 +17,6 @@ from vla_cli.report.html import LARGEST_FRAME, render_html, strip_uri
 from vla_cli.report.svg import Band, Mark, dot_plot, error_axis
 
 ATTACK = "<script>alert('x')</script>\"&"
-VOID = {"meta", "img", "br", "path", "rect", "circle"}
-
-
-class Checker(HTMLParser):
-    """Gathers elements and complains about tags that do not nest."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        assert len(dict(attrs)) == len(attrs), f"<{tag}> repeats an attribute"
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-1:]}"
-        self.open.pop()
-
-    def handle_data(self, data: str) -> None:
-        self.text.append(data)
-
-
-def check(page: str) -> Checker:
-    checker = Checker()
-    checker.feed(page)
-    checker.close()
-    assert not checker.open
-    return checker
 
 
 def film(**changes: object) -> Film:
@@ -80,19 +45,19 @@ def open_loop() -> Report:
 def test_well_formed_and_deterministic(report: Report) -> None:
     films = [film(), film(policy="base", success=True)]
     page = render_html(report, films)
-    check(page)
+    parse(page)
     assert page == render_html(report, films)
 
 
 def test_an_empty_report_still_renders() -> None:
-    check(render_html(Report("closed-loop", [], [])))
-    check(render_html(Report("open-loop", [], [])))
+    parse(render_html(Report("closed-loop", [], [])))
+    parse(render_html(Report("open-loop", [], [])))
 
 
 def test_nothing_is_fetched() -> None:
     page = render_html(demo(), [film()])
     assert not re.search(r"https?://|@import|url\(|<script|<link|<iframe", page)
-    for tag, attributes in check(page).elements:
+    for tag, attributes in parse(page).elements:
         assert "href" not in attributes
         assert (attributes.get("src") or "data:image/png;base64,").startswith("data:image/png;base64,"), tag
 
@@ -110,9 +75,9 @@ def test_everything_a_user_supplied_is_escaped() -> None:
     )
     page = render_html(report, [film(policy=ATTACK, condition=ATTACK, instruction=ATTACK, did=ATTACK)])
     assert "<script" not in page
-    tags = {tag for tag, _ in check(page).elements}
+    tags = {tag for tag, _ in parse(page).elements}
     assert "script" not in tags
-    assert ATTACK in "".join(check(page).text)
+    assert ATTACK in "".join(parse(page).text)
 
 
 def test_every_row_is_in_the_table() -> None:
@@ -128,7 +93,7 @@ def test_every_row_is_in_the_table() -> None:
 
 
 def test_headers_have_scope_and_drawings_have_names() -> None:
-    elements = check(render_html(demo(), [film()])).elements
+    elements = parse(render_html(demo(), [film()])).elements
     assert all("scope" in attributes for tag, attributes in elements if tag == "th")
     drawings = [attributes for tag, attributes in elements if tag == "svg"]
     ids = [attributes["id"] for _, attributes in elements if attributes.get("id")]
@@ -140,13 +105,13 @@ def test_headers_have_scope_and_drawings_have_names() -> None:
 
 
 def test_verdicts_and_their_rule_are_on_the_page() -> None:
-    text = "".join(check(render_html(demo())).text)
+    text = "".join(parse(render_html(demo())).text)
     assert "naive: deaf" in text and "rehearse: steerable" in text
     assert "half of the trained task" in text
 
 
 def test_open_loop_says_that_it_is_an_indicator() -> None:
-    text = "".join(check(render_html(open_loop())).text)
+    text = "".join(parse(render_html(open_loop())).text)
     assert "Open-loop error is an indicator, not a measurement of steerability" in text
     assert "deaf" not in text and "steerable" not in text
 
@@ -196,7 +161,7 @@ def test_an_error_axis_reaches_and_is_round(largest: float) -> None:
 def test_a_dot_lies_on_its_whisker_inside_the_track() -> None:
     marks = tuple(Mark(f"a-very-long-policy-name-{i}", i, 0.5, 0.25, 1.0, "50%") for i in range(9))
     drawing = dot_plot([Band("trained", marks)], error_axis(1.0), width=360, key="k", title="t", description="d")
-    check(drawing)
+    parse(drawing)
     track = re.search(r'class="track" x="([\d.]+)" y="[\d.]+" width="([\d.]+)"', drawing)
     assert track
     left, span = float(track[1]), float(track[2])

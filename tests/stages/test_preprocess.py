@@ -8,6 +8,7 @@ import pytest
 from builders import InterruptAfter, assert_refused, contents, motion, real_log, replace, robomimic_log
 
 from vla_cli.adapter import load_spec
+from vla_cli.cli import app
 from vla_cli.configs import IngestConfig, PreprocessConfig
 from vla_cli.dataset import load_dataset
 from vla_cli.digests import digest_recording
@@ -420,6 +421,11 @@ def test_features_of_the_bases_vision_tower_are_compared_on_demand(sample_episod
     same = run(out, tmp_path / "none", compare=recorded("V", 6), base=base, features=True)
     assert same["verdict"] == "same" and "features" in quantities(same)
     assert "features" not in quantities(run(out, tmp_path / "none", compare=recorded("V", 7)))
+    facts = read_json(out / "run.json")
+    facts["facts"]["vision_features"] = "sha256:another"
+    (out / "run.json").write_text(json.dumps(facts))
+    with pytest.raises(ConfigError, match="sha256:another"):
+        run(out, tmp_path / "none", compare=sample_episodes, base=base, features=True)
     with pytest.raises(ConfigError, match="--base"):
         run(out, tmp_path / "none", compare=sample_episodes, features=True)
 
@@ -433,3 +439,9 @@ def test_comparing_needs_a_dataset_and_pictures_of_its_cameras(sample_dataset, s
     ):
         with pytest.raises(InputError, match=said):
             run(known, tmp_path / "none", compare=shown)
+
+
+def test_what_is_compared_is_the_dataset_where_no_other_is_named(sample_dataset, sample_episodes, capsys) -> None:
+    arguments = ["preprocess", "--out", str(sample_dataset), "--compare", str(sample_episodes), "--json"]
+    assert app(arguments, standalone_mode=False) in (None, 0)
+    assert json.loads(capsys.readouterr().out)["out"] == str(sample_dataset)

@@ -12,12 +12,11 @@ from vla_cli.policies.checkpoint import load_base
 from vla_cli.policies.flow_matching import prepare_images
 
 
-def vision_features(base: str, *, tokenizer: str = "") -> tuple[Callable[[np.ndarray], np.ndarray], str]:
+def vision_features(base: str) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
     """Features of a base's frozen vision tower, and the base's digest.
 
     Args:
-        base: directory or hub id.
-        tokenizer: as for `checkpoint.load_base`.
+        base: directory or hub id; it must carry its tokenizer, which is loaded with it.
 
     Returns:
         a function of pictures uint8 RGB [t, H, W, 3] to float64 [t, F], the tower's hidden states averaged over
@@ -28,7 +27,7 @@ def vision_features(base: str, *, tokenizer: str = "") -> tuple[Callable[[np.nda
     """
     import torch
 
-    model, _, files = load_base(base, tokenizer=tokenizer)
+    model, _, files = load_base(base)
     core: Any = model
     towers = [module for name, module in core.named_modules() if name.endswith("vision_tower")]
     if not towers:

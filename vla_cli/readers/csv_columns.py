@@ -127,7 +127,7 @@ def load_yaml(path: Path) -> Any:
     try:
         return yaml.safe_load(data)
     except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{path.name} is not valid YAML: {' '.join(str(error).split())[:200]}") from None
+        raise ValueError(f"{path.name} is not valid YAML: {words(error)}") from None
 
 
 def _fits(key: str, value: Any) -> bool:

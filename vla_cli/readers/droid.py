@@ -28,7 +28,6 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import h5py
 import numpy as np
 
 from vla_cli import hdf5
@@ -126,8 +125,7 @@ class DroidLog:
         metadata = self._metadata(directory)
         notes = _oddities(directory, metadata)
         path = self._inside(directory / "trajectory.h5")
-        hdf5.check_heaps(path)
-        with hdf5.bounded_memory(), h5py.File(path, "r") as file:
+        with hdf5.bounded_memory(), hdf5.opened(path) as file:
             trajectory = Trajectory(file, notes)
         videos = dict(self._videos(directory, metadata, notes))
         length = _common_length(trajectory, videos, notes)

@@ -10,6 +10,7 @@ from typing import Any
 
 from vla_cli.conventions import KEYS
 from vla_cli.episode import Stream, UnusableError
+from vla_cli.errors import words
 from vla_cli.readers.archive import stays_in
 from vla_cli.readers.csv_columns import load_yaml
 from vla_cli.readers.csv_table import quoted
@@ -93,7 +94,7 @@ def _load_json(file: Path) -> Any:
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise UnusableError(f"{file.name} is not valid JSON ({' '.join(str(error).split())[:200]})") from None
+        raise UnusableError(f"{file.name} is not valid JSON ({words(error)})") from None
 
 
 def _texts(file: Path, value: Any) -> list[str]:

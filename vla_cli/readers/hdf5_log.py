@@ -17,7 +17,7 @@ import h5py
 
 from vla_cli import hdf5
 from vla_cli.episode import UnusableError
-from vla_cli.errors import InputError
+from vla_cli.errors import InputError, words
 from vla_cli.readers import Entry
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -67,8 +67,7 @@ def _look(path: Path) -> tuple[dict[str, str], str]:
         try:
             if leaves(file, path) or not _has_signature(file):
                 continue
-            hdf5.check_heaps(file)
-            with hdf5.bounded_memory(), h5py.File(file, "r") as opened:
+            with hdf5.bounded_memory(), hdf5.opened(file) as opened:
                 formats.setdefault(format_of(opened), file.name)
         except (OSError, RuntimeError, ValueError, KeyError):
             damaged = damaged or (file.name if file.name not in _OTHERS else "")
@@ -190,10 +189,9 @@ class OpenFiles:
         while len(self._open) >= MOST_OPEN:
             self._open.pop(next(iter(self._open))).close()
         try:
-            hdf5.check_heaps(file)
-            self._open[file] = h5py.File(file, "r")
+            self._open[file] = hdf5.opened(file)
         except (OSError, ValueError) as error:
-            why = " ".join(str(error).split())[:200]
+            why = words(error)
             raise UnusableError(
                 f"{file.name} cannot be opened as HDF5 ({why}): it was probably cut short, so copy it again"
             ) from None

@@ -73,7 +73,7 @@ class Track:
         except ValueError as error:
             raise UnusableError(f"message {len(self)} of {self.label} {error}") from None
         except Exception as error:  # rosbags' own, and whatever damaged bytes make of its code
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"
+            reason = f"{type(error).__name__}: {words(error)}"
             raise UnusableError(f"message {len(self)} of {self.label} cannot be decoded ({reason})") from None
         if message.log_time > _LARGEST_TIME:
             raise UnusableError(f"message {len(self)} of {self.label} has the log time {message.log_time} ns")

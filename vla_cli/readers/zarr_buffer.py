@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 
 from vla_cli.episode import Episode, Stream, UnusableError
-from vla_cli.errors import InputError, MissingDependency, VlaError
+from vla_cli.errors import InputError, MissingDependency, VlaError, words
 from vla_cli.frames import VideoFrames
 from vla_cli.readers import Entry, Options, Reader, Warn
 from vla_cli.readers.archive import stays_in
@@ -86,7 +86,7 @@ class _Log:
             except VlaError:
                 raise
             except Exception as error:  # whatever a damaged one makes zarr raise, the others go on
-                reason = " ".join(str(error).split())[:300] or type(error).__name__
+                reason = words(error)
                 if len(stores) == 1:
                     raise InputError(f"{store} cannot be read: {reason}", expected=LOOKS_FOR) from None
                 self.buffers[prefix] = ValueError(reason)

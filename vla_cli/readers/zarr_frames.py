@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from vla_cli.errors import words
 from vla_cli.frames import BLOCK, Frames
 from vla_cli.readers.zarr_meta import LARGEST_CHUNK, ArrayFacts
 
@@ -65,7 +66,7 @@ class ZarrFrames(Frames):
             return np.asarray(self.array[begin:end])
         except Exception as error:  # each codec raises errors of its own
             label = f"{self.facts.name} cannot be decoded between rows {begin} and {end}"
-            raise ValueError(f"{label} ({' '.join(str(error).split())[:200] or type(error).__name__})") from None
+            raise ValueError(f"{label} ({words(error)})") from None
 
     def _pictures(self, rows: np.ndarray, first: int) -> np.ndarray:
         rows = rows.transpose(0, 2, 3, 1) if self.channels_first else rows

@@ -75,11 +75,11 @@ class MembersStore(Store):
 
     async def set(self, key: str, value: Buffer) -> None:
         """See `Store`; refused."""
-        raise NotImplementedError
+        self._check_writable()  # which it is not
 
     async def delete(self, key: str) -> None:
         """See `Store`; refused."""
-        raise NotImplementedError
+        self._check_writable()  # which it is not
 
     async def list(self) -> AsyncIterator[str]:
         """See `Store`."""

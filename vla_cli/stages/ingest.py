@@ -19,7 +19,6 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,6 @@ from vla_cli import __version__
 from vla_cli.configs import IngestConfig
 from vla_cli.conventions import parse_settings
 from vla_cli.conversion import QUARANTINE, RESULTS, Result, Source, Task, Terms, convert_all, discard, finished
-from vla_cli.digests import digest_recording
 from vla_cli.episode import read_manifest, write_manifest
 from vla_cli.errors import CheckFailed, ConfigError, InputError
 from vla_cli.files import (
@@ -45,6 +43,7 @@ from vla_cli.progress import SILENT, Progress
 from vla_cli.provenance import FILE_NAME as RUN_FILE
 from vla_cli.provenance import RunRecord
 from vla_cli.readers import READERS, LogSource, detect
+from vla_cli.source_files import digest_once, is_settled, let_settle, signature, stamp
 from vla_cli.worlds.collecting import WorldSource, is_world
 
 STAGE = "collect-ingest"
@@ -109,7 +108,7 @@ def _follow(config: IngestConfig, progress: Progress) -> dict[str, Any]:
     seen: list[tuple[str, int, int]] = []
     pending, last_new, converted = True, time.monotonic(), 0
     while True:
-        found = _signature(config.source)
+        found = signature(config.source)
         if found != seen:
             seen, pending, last_new = found, True, time.monotonic()
         if found and pending:
@@ -118,7 +117,7 @@ def _follow(config: IngestConfig, progress: Progress) -> dict[str, Any]:
                 converted += summary["converted"]
                 pending = bool(summary.get("waiting"))
             except InputError as error:  # nothing usable yet: looked at again when it changes, or is whole at last
-                pending = not _is_settled([Path(name) for name, _, _ in found], config.settle + 2 * POLL_SECONDS)
+                pending = not is_settled([Path(name) for name, _, _ in found], config.settle + 2 * POLL_SECONDS)
                 _ = pending or progress.note(str(error))
         if config.stop_after_idle is not None and time.monotonic() - last_new > config.stop_after_idle:
             return {**summary, "converted": converted}
@@ -126,12 +125,6 @@ def _follow(config: IngestConfig, progress: Progress) -> dict[str, Any]:
             time.sleep(POLL_SECONDS)
         except KeyboardInterrupt:
             return {**summary, "converted": converted}
-
-
-def _signature(source: Path) -> list[tuple[str, int, int]]:
-    """Names, sizes and times of all files of the source: a cheap way to see that something was written."""
-    files = [source] if source.is_file() else sorted(p for p in source.rglob("*") if p.is_file())
-    return [(str(file), *_stamp(file)) for file in files]
 
 
 def _check(config: IngestConfig) -> None:
@@ -197,7 +190,7 @@ def _pass(config: IngestConfig, chosen: _Chosen, progress: Progress) -> dict[str
     earlier = _earlier(config, record.request)
     with chosen.source.opened(lambda message: _say(message, record, progress)) as log:
         tasks = _tasks(list_entries(log, config.source), record.request)
-    waiting = [t for t in tasks if config.follow and not _is_settled(t.entry.files, config.settle)]
+    waiting = [t for t in tasks if config.follow and not is_settled(t.entry.files, config.settle)]
     tasks = [t for t in tasks if t not in waiting]
     if earlier is not None and all(_is_known(task, earlier) for task in tasks):
         return _unchanged(config, waiting)
@@ -287,14 +280,8 @@ def _digest(entry: Entry, request: dict[str, Any]) -> str:
     """Digest of an entry's source files; of what was asked for where it is recorded from a world."""
     if not entry.files:
         return text_digest(f"{entry.locator} {sorted(request.items())}")
-    found = [_file_digest(file, _stamp(file)) for file in entry.files]
+    found = [digest_once(file) for file in entry.files]
     return found[0] if len(found) == 1 else text_digest("".join(digest + "\n" for digest in found))
-
-
-@cache
-def _file_digest(file: Path, stamp: tuple[int, int]) -> str:
-    """A file's digest, computed once for each time that it changed."""
-    return digest_recording(file) if stamp != (0, 0) and file.is_file() else "missing"
 
 
 def _free_name(name: str, taken: set[str]) -> str:
@@ -339,25 +326,18 @@ def _converted(
 ) -> dict[str, Result]:
     """Convert entries; those whose files are still being written are left out, and nothing is kept of them."""
     terms = Terms(chosen.format, config.instruction, config.operator, tuple(parse_settings(config.settings)))
-    before = {file: _stamp(file) for task in tasks for file in task.entry.files}
+    before = {file: stamp(file) for task in tasks for file in task.entry.files}
     by_stem = {task.stem: task for task in tasks}
     results: dict[str, Result] = {}
     for result in convert_all(chosen.source, tasks, terms, folder, _workers(config, tasks)):
         results[result.stem] = result
         progress.advance()
-    _let_settle([f for r in results.values() if r.row is None for f in by_stem[r.stem].entry.files], config.settle)
+    let_settle([f for r in results.values() if r.row is None for f in by_stem[r.stem].entry.files], config.settle)
     for stem in list(results):
-        if any(_stamp(file) != before[file] for file in by_stem[stem].entry.files):
+        if any(stamp(file) != before[file] for file in by_stem[stem].entry.files):
             discard(by_stem[stem], folder)
             del results[stem]
     return results
-
-
-def _let_settle(files: Sequence[Path], seconds: float) -> None:
-    """Wait until nobody has written to any of some unreadable files for a while: damaged, or half written?"""
-    deadline = time.monotonic() + seconds
-    while not _is_settled(files, seconds) and time.monotonic() < deadline:
-        time.sleep(0.05)
 
 
 def _workers(config: IngestConfig, tasks: Sequence[Task]) -> int:
@@ -365,22 +345,8 @@ def _workers(config: IngestConfig, tasks: Sequence[Task]) -> int:
         return 1
     if config.workers > 0:
         return config.workers
-    size = sum(_stamp(file)[0] for file in {file for task in tasks for file in task.entry.files})
+    size = sum(stamp(file)[0] for file in {file for task in tasks for file in task.entry.files})
     return min(MOST_WORKERS, os.cpu_count() or 1) if size > WORTH_WORKERS else 1
-
-
-def _stamp(file: Path) -> tuple[int, int]:
-    """Size and time of the last change; zeros when it is not there."""
-    try:
-        found = file.stat()
-    except OSError:
-        return 0, 0
-    return found.st_size, found.st_mtime_ns
-
-
-def _is_settled(files: Sequence[Path], seconds: float) -> bool:
-    """Whether nobody has written to any of the files for a while."""
-    return all(time.time() - _stamp(file)[1] / 1e9 >= seconds for file in files)
 
 
 def _vanished(folder: Path, stems: set[str]) -> list[Result]:

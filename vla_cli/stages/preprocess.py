@@ -100,9 +100,8 @@ def run(config: PreprocessConfig, progress: Progress = SILENT) -> dict[str, Any]
     record = RunRecord(STAGE, request, counts={"episodes_in": total})
     for skipped in agreed.skipped:
         record.skip(skipped.name, skipped.reason)
+    features, record.facts["vision_features"] = _features(config)
     with building(config.out, request, overwrite=config.overwrite, resume=config.resume) as partial:
-        features, tower = _features(config)
-        record.facts["vision_features"] = tower
         seen = look(config, agreed, progress, features)
         _leave_out(config, agreed, seen, record)
         written = write(config, agreed, seen, record, partial, lexicon, progress)
@@ -124,6 +123,7 @@ def run(config: PreprocessConfig, progress: Progress = SILENT) -> dict[str, Any]
 def _compare(config: PreprocessConfig, progress: Progress) -> dict[str, Any]:
     """Whether camera or light have moved since the demonstrations of a dataset."""
     assert config.compare is not None
+    _check_options(config)
     known = load_fingerprint(config.episodes)
     try:
         found = compare(known, load_deployment(config.compare, list(known.cameras)), _same_features(config, progress))
@@ -149,10 +149,8 @@ def _compare(config: PreprocessConfig, progress: Progress) -> dict[str, Any]:
 
 def _features(config: PreprocessConfig) -> tuple[Features | None, str | None]:
     """The features that `--features` asks for, and the digest of their base."""
-    if not config.features:
+    if not config.features or config.base is None:
         return None, None
-    if config.base is None:
-        raise ConfigError("--features needs --base", hint="vla preprocess --help")
     from vla_cli.policies.vision_features import vision_features
 
     return vision_features(config.base)
@@ -204,6 +202,8 @@ def _check_options(config: PreprocessConfig) -> None:
         found.append(f"--paraphrases is {config.paraphrases}, not from 0 to 100")
     if config.stats_from == "base" and config.base is None:
         found.append("--stats-from base needs --base")
+    if config.features and config.base is None:
+        found.append("--features needs --base")
     if found:
         raise ConfigError("; ".join(found), hint="vla preprocess --help")
     parse_fixes(config.fix)
