@@ -190,3 +190,31 @@ def test_a_heap_of_texts_that_goes_nowhere_is_refused_before_it_is_read(tmp_path
     path.write_bytes(data)
     os.utime(path, (1, 1))
     refused(lambda: hdf5.check_heaps(path), "texts", "damaged")
+
+
+def test_a_file_larger_than_the_bound_on_memory_is_opened(tmp_path) -> None:
+    path = tmp_path / "log.hdf5"
+    with h5py.File(path, "w") as file:
+        file["pictures"] = np.zeros((96, 2**20), np.uint8)
+        file.attrs["note"] = "a text of any length"
+    with hdf5.bounded_memory(48 * 2**20), hdf5.opened(path) as file:
+        assert file.attrs["note"] == "a text of any length"
+        assert path.stat().st_size > 96 * 2**20
+
+
+def test_a_heap_is_found_wherever_the_blocks_of_the_search_end(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "log.hdf5"
+    with h5py.File(path, "w") as file:
+        file.attrs["note"] = "told" * 100
+    data = bytearray(path.read_bytes())
+    heap = data.find(b"GCOL")
+    index, free = 1, heap + 16
+    while index:  # to the free object at the end
+        index, size = struct.unpack_from("<H6xQ", data, free)
+        free += 16 + (size + 7) // 8 * 8 if index else 0
+    struct.pack_into("<Q", data, free + 8, 8)
+    path.write_bytes(data)
+    for block in range(heap + 1, heap + 9):
+        monkeypatch.setattr(hdf5, "_BLOCK", block)
+        hdf5._heap_problem.cache_clear()
+        refused(lambda: hdf5.check_heaps(path), "texts", f"at byte {heap} ")
