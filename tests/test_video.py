@@ -11,7 +11,7 @@ from builders import smooth_video
 
 from vla_cli import video
 from vla_cli.frames import VideoFrames
-from vla_cli.video import SPARE, decode_blocks, excerpt, probe
+from vla_cli.video import SPARE, decode_blocks, excerpt, probe, verify
 
 SIZE = (32, 48)
 KINDS = {
@@ -174,6 +174,8 @@ def test_a_broken_off_file_gives_a_reason(tmp_path) -> None:
     assert 1 <= len(times) == shape[0] < 40
     with pytest.raises(ValueError, match=r"cut\.webm (breaks off|cannot be decoded) after frame \d+"):
         decoded(tmp_path / "cut.webm", 0, 40)
+    with pytest.raises(ValueError, match=r"cut\.webm (breaks off|cannot be decoded) after frame \d+"):
+        verify(tmp_path / "cut.webm", start=0, length=40, size=shape[1:3])
 
 
 def test_pictures_of_another_size_or_too_few_are_named(tmp_path) -> None:
@@ -182,6 +184,11 @@ def test_pictures_of_another_size_or_too_few_are_named(tmp_path) -> None:
         list(decode_blocks(path, start=0, length=2, size=(33, 48), block=4))
     with pytest.raises(ValueError, match="breaks off after frame 20 of 21"):
         decoded(path, 5, 16)
+    verify(path, start=5, length=15, size=SIZE)
+    with pytest.raises(ValueError, match="changes its size at frame 5"):
+        verify(path, start=5, length=15, size=(33, 48))
+    with pytest.raises(ValueError, match="breaks off after frame 20 of 21"):
+        verify(path, start=5, length=16, size=SIZE)
     with pytest.raises(ValueError, match="20 frames, not 5 to 25"):
         excerpt(path, 5, 20)
 
@@ -194,6 +201,8 @@ def test_damaged_pictures_in_the_middle_do_not_pass_for_others(tmp_path) -> None
     path.write_bytes(data)
     with pytest.raises(ValueError, match=r"a\.mp4 (cannot be decoded|breaks off)"):
         decoded(path, 0, 40)
+    with pytest.raises(ValueError, match=r"a\.mp4 (cannot be decoded|breaks off)"):
+        verify(path, start=0, length=40, size=SIZE)
 
 
 def box(kind: bytes, payload: bytes) -> bytes:
