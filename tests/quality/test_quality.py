@@ -23,7 +23,19 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import quality as benchmark  # noqa: E402
-from quality_faults import FAULTS, NOISE, cut_short, frozen_pictures, glitch, moving, put, still, stream  # noqa: E402
+from quality_faults import (  # noqa: E402
+    FAULTS,
+    NOISE,
+    cut_short,
+    dawdled,
+    frozen_pictures,
+    glitch,
+    moving,
+    put,
+    shortened,
+    still,
+    stream,
+)
 
 NAMES = [check.name for check in CHECKS]
 
@@ -86,6 +98,13 @@ def test_slow_and_hesitant_operators_are_not_at_fault(recorded):
     rng = np.random.default_rng(0)
     slow = [still(e, int(moving(e)[len(moving(e)) // 2]), 1 + i % 5, rng) for i, e in enumerate(recorded)]
     assert graver(judge([examine(episode) for episode in slow])) == []
+
+
+def test_an_episode_of_usual_length_that_is_far_slower_is_told_by_its_speed(recorded, facts):
+    slow = dawdled(recorded[3], np.random.default_rng(0)).episode
+    finding = of(assess(shortened(slow, 0, facts[3].frames), None, facts), "length")[0]
+    assert finding.value is not None and finding.value > 3
+    assert "times slower than the others" in finding.message
 
 
 def test_idle_counts_from_seven_frames_on(recorded, facts):
