@@ -35,7 +35,7 @@ BOMB_SIZE, BOMB_RATIO = 256 * 2**20, 1000  # gzip makes zeros about 1030 times s
 MOST_TEXTS_OF_FILE = 5_000_000
 _HEAP = re.compile(rb"GCOL\x01\0\0\0")  # twice as fast as bytes.find
 _REACH = 7  # a heap's mark may begin so far before the end of a block and not be seen in it
-_BLOCK = 4 * 2**20
+_BLOCK = 2**18
 
 
 @contextmanager
