@@ -92,7 +92,7 @@ def check_heaps(path: Path) -> None:
         raise ValueError(problem)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=4096)  # more than a dataset has episodes: each pass opens all their files again
 def _heap_problem(path: Path, size: int, _time: int) -> str:
     left = MOST_TEXTS_OF_FILE
     # a stream to search and one to walk; the file is not mapped, for a log may be larger than `bounded_memory` allows

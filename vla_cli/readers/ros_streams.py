@@ -14,6 +14,7 @@ import numpy as np
 from vla_cli.episode import Stream, UnusableError
 from vla_cli.errors import words
 from vla_cli.frames import PictureFrames
+from vla_cli.logs import in_words
 from vla_cli.readers.ros_bags import OpenBag, Place
 from vla_cli.readers.ros_messages import COMPRESSED, IMAGE, STRING, VECTORS, Joints, Rows, decode
 from vla_cli.readers.ros_pictures import CompressedCheck, ImageCheck, RawImages
@@ -73,8 +74,7 @@ class Track:
         except ValueError as error:
             raise UnusableError(f"message {len(self)} of {self.label} {error}") from None
         except Exception as error:  # rosbags' own, and whatever damaged bytes make of its code
-            reason = f"{type(error).__name__}: {words(error)}"
-            raise UnusableError(f"message {len(self)} of {self.label} cannot be decoded ({reason})") from None
+            raise UnusableError(f"message {len(self)} of {self.label} cannot be decoded ({in_words(error)})") from None
         if message.log_time > _LARGEST_TIME:
             raise UnusableError(f"message {len(self)} of {self.label} has the log time {message.log_time} ns")
         self.log.append(message.log_time)
