@@ -137,8 +137,10 @@ def test_nothing_cannot_be_kept() -> None:
 # ---- the real thing
 
 CHILD = """
-import fcntl, os, sys, termios
+import fcntl, os, signal, sys, termios
 from pathlib import Path
+# as the command line does: a suite started in a shell's background inherits that Ctrl-C is ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)
 if os.environ.get("OWN_TERMINAL"):
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 from vla_cli.episode import UnusableError, save_episode
