@@ -6,7 +6,7 @@ is padded with its last action and the padded steps are marked, so that the loss
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +35,13 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.state)
+
+    def __getitem__(self, part: slice) -> Samples:
+        return Samples(**{key: values[part] for key, values in vars(self).items()})
+
+    def parts(self, size: int) -> Iterator[Samples]:
+        """All of them in order, at most `size` at once."""
+        return (self[start : start + size] for start in range(0, len(self), size))
 
 
 class Windows:
@@ -74,6 +81,10 @@ class Windows:
     def draw(self, rng: np.random.Generator, count: int) -> Samples:
         """`count` windows at random, without repeats as long as there are enough."""
         return self.gather(rng.choice(len(self), count, replace=count > len(self)))
+
+    def spread(self, limit: int) -> np.ndarray:
+        """Numbers of at most `limit` windows, evenly spread over all of them, int64 [N]."""
+        return np.linspace(0, len(self) - 1, min(limit, len(self))).astype(np.int64)
 
     def gather(self, which: Sequence[int] | np.ndarray) -> Samples:
         """The windows with these numbers. A demonstration told in several ways is told by turns of its frames."""

@@ -11,7 +11,6 @@ from learners import FULL, LORA, config, context, moved, recipe, step, trained
 from vla_cli.errors import ConfigError, InputError
 from vla_cli.policies.adaptation import Layout
 from vla_cli.retention.ewc import EWC, fisher_diagonal
-from vla_cli.retention.scale import collated
 
 BIAS = "action_out_proj.bias"
 
@@ -26,7 +25,7 @@ def test_the_fisher_is_the_mean_squared_gradient_of_single_windows(base: Path) -
     generator = torch.Generator().manual_seed(7)
     squares = []
     for number in (0, 4, 9):
-        batch = collated(frozen, given.replay.gather([number]))
+        batch = frozen.batch(given.replay.gather([number]))
         loss = frozen.losses(batch, draws=1, generator=generator).mean()
         squares.append(torch.autograd.grad(loss, parameter)[0].square())
     torch.testing.assert_close(found, torch.stack(squares).mean(0))

@@ -27,6 +27,7 @@ from vla_cli.policies.checkpoint import attach, load_base, locate_base
 from vla_cli.policies.flow_matching import Batch, FlowModel, flow_losses, prepare_images, sample_chunk, sample_time
 from vla_cli.policies.modalities import modality_of
 from vla_cli.policies.prompts import Prompts
+from vla_cli.windows import Samples
 
 
 class FlowPolicy:
@@ -93,6 +94,10 @@ class FlowPolicy:
             batch.mask = torch.zeros_like(batch.actions)
             batch.mask[..., : actions.shape[-1]] = torch.from_numpy(real_steps).float()[..., None]
         return _to(batch, self.device)
+
+    def batch(self, samples: Samples) -> Batch:
+        """`collate` for windows with their actions."""
+        return self.collate(samples.images, samples.state, samples.instructions, samples.actions, samples.real_steps)
 
     def losses(self, batch: Batch, *, draws: int, generator: torch.Generator) -> Tensor:
         """Masked flow-matching loss of each window, float32 [B]."""

@@ -22,7 +22,7 @@ defined; the adapted policy's own floor whether it still responds there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
@@ -32,7 +32,7 @@ from torch import Tensor
 from vla_cli.errors import ConfigError
 from vla_cli.guidance import PLAIN_KIND, Guidance, negatives_of
 from vla_cli.policies.flow import FlowPolicy
-from vla_cli.policies.flow_matching import Batch, repeat_cache, sample_time
+from vla_cli.policies.flow_matching import repeat_cache, sample_time
 from vla_cli.windows import Samples
 
 EPSILON = 1e-8
@@ -144,7 +144,7 @@ def measure_response(
     rewordings = tuple(paraphrases) if trained in negatives else ()
     generator = torch.Generator().manual_seed(seed)
     parts = []
-    for some in _pieces(samples):
+    for some in samples.parts(FRAMES_AT_ONCE):
         points = _points(policy, base_policy, some, trained, draws, generator)
         adapted, base = (
             _reactions(p, some, points, instructions, negatives, rewordings) for p in (policy, base_policy)
@@ -235,12 +235,6 @@ class _Reactions(NamedTuple):
     floor: Tensor
 
 
-def _pieces(samples: Samples) -> Iterator[Samples]:
-    for start in range(0, len(samples), FRAMES_AT_ONCE):
-        cut = slice(start, start + FRAMES_AT_ONCE)
-        yield Samples(**{key: values[cut] for key, values in vars(samples).items()})
-
-
 def _points(
     policy: FlowPolicy,
     base_policy: FlowPolicy,
@@ -249,7 +243,7 @@ def _points(
     draws: int,
     generator: torch.Generator,
 ) -> _Points:
-    batches = [_collated(p, samples, trained) for p in (policy, base_policy)]
+    batches = [p.batch(_told(samples, trained)) for p in (policy, base_policy)]
     actions, mask = batches[0].actions, batches[0].mask
     assert actions is not None and mask is not None and batches[1].actions is not None
     if actions.shape != batches[1].actions.shape or not torch.allclose(actions, batches[1].actions, atol=1e-4):
@@ -272,9 +266,8 @@ def _points(
     )
 
 
-def _collated(policy: FlowPolicy, samples: Samples, instruction: str) -> Batch:
-    instructions = [instruction] * len(samples)
-    return policy.collate(samples.images, samples.state, instructions, samples.actions, samples.real_steps)
+def _told(samples: Samples, instruction: str) -> Samples:
+    return replace(samples, instructions=[instruction] * len(samples))
 
 
 @torch.no_grad()
@@ -305,7 +298,7 @@ def _reactions(
 
 def _velocity(policy: FlowPolicy, samples: Samples, instruction: str, noisy: Tensor, points: _Points) -> Tensor:
     """[B, D, T, A_max]"""
-    batch = replace(_collated(policy, samples, instruction), actions=None, mask=None)
+    batch = replace(policy.batch(_told(samples, instruction)), actions=None, mask=None)
     cache = repeat_cache(policy.flow.prefix(batch).past_key_values, points.mask.shape[1])
     return _shaped(policy.flow.velocity(cache, batch, noisy, points.timestep), points)
 

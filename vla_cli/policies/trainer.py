@@ -177,10 +177,7 @@ class Trainer:
     def _losses(self, groups: dict[str, Samples], generator: torch.Generator) -> dict[str, torch.Tensor]:
         """Loss of each window by group; groups with one image shape share a forward pass."""
         names = list(groups)
-        samples = join([groups[name] for name in names])
-        batch = self.policy.collate(
-            samples.images, samples.state, samples.instructions, samples.actions, samples.real_steps
-        )
+        batch = self.policy.batch(join([groups[name] for name in names]))
         each = self.policy.losses(batch, draws=self.settings.noise_draws, generator=generator)
         return dict(zip(names, each.split([len(groups[name]) for name in names]), strict=True))
 
@@ -228,5 +225,4 @@ def held_out_loss(policy: FlowPolicy, samples: Samples, *, draws: int, seed: int
     generator = torch.Generator().manual_seed(seed)
     policy.model.eval()
     with torch.no_grad():
-        batch = policy.collate(samples.images, samples.state, samples.instructions, samples.actions, samples.real_steps)
-        return policy.losses(batch, draws=draws, generator=generator).mean().item()
+        return policy.losses(policy.batch(samples), draws=draws, generator=generator).mean().item()

@@ -68,6 +68,10 @@ class Learner(Protocol):
         """Raw observations (and actions) to a batch on the device."""
         ...
 
+    def batch(self, samples: Samples) -> Any:
+        """`collate` for windows with their actions."""
+        ...
+
     def losses(self, batch: Any, *, draws: int, generator: torch.Generator) -> Tensor:
         """Loss of each window [B], differentiable."""
         ...

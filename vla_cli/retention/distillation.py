@@ -116,7 +116,7 @@ class Distillation(Method):
 
     def _difference(self, rng: np.random.Generator, generator: torch.Generator, count: int) -> Tensor:
         s = self._others.draw(rng, count)
-        batch = self._policy.collate(s.images, s.state, s.instructions, s.actions, s.real_steps)
+        batch = self._policy.batch(s)
         with torch.no_grad():
             timestep, noisy = self._policy.noised(batch, generator)
             if self.options.path == "base":

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from vla_cli.errors import ConfigError, InputError
 from vla_cli.files import replacing
 from vla_cli.retention import Context, Learner, Method, Penalty, Step, read_options
-from vla_cli.retention.scale import AUTO, check_strength, collated, evenly, flow_loss
+from vla_cli.retention.scale import AUTO, check_strength, flow_loss
 from vla_cli.windows import Windows
 
 FISHER = "fisher-{}.safetensors"
@@ -179,12 +179,12 @@ def fisher_diagonal(
         Name to F, float32 of the parameter's shape, at least 0.
     """
     generator = torch.Generator().manual_seed(seed)
-    chosen = evenly(windows, samples)
+    chosen = windows.spread(samples)
     with _differentiable(frozen.model, names) as parameters:
         total = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}
         # one window at a time: the square of a batch's mean is another thing, and vmap would hold all gradients at once
         for number in chosen:
-            loss = frozen.losses(collated(frozen, windows.gather([number])), draws=1, generator=generator).sum()
+            loss = frozen.losses(frozen.batch(windows.gather([number])), draws=1, generator=generator).sum()
             found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
             for name, gradient in zip(parameters, found, strict=True):
                 if gradient is not None:
@@ -197,9 +197,9 @@ def fisher_key(frozen: Learner, windows: Windows, names: Sequence[str], *, sampl
     whole = hashlib.sha256(json.dumps({"names": list(names), "samples": samples, "seed": seed}).encode())
     for name, parameter in frozen.model.named_parameters():
         _update(whole, name, parameter)
-    for number in evenly(windows, samples):
+    for number in windows.spread(samples):
         # the collated batch also holds what statistics, tokenizer and image size made of the window
-        batch = vars(collated(frozen, windows.gather([number])))
+        batch = vars(frozen.batch(windows.gather([number])))
         for key in sorted(key for key, value in batch.items() if isinstance(value, Tensor)):
             _update(whole, key, batch[key])
     return whole.hexdigest()

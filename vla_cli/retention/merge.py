@@ -27,7 +27,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,7 +34,7 @@ from vla_cli.errors import ConfigError
 from vla_cli.pareto import Point, pareto_svg
 from vla_cli.retention import Context, Learner, Method, read_options
 from vla_cli.retention.moments import Counterfactuals
-from vla_cli.windows import Samples, Windows
+from vla_cli.windows import Samples
 
 MODALITIES = ("vision", "language", "action")
 AUTO = "auto"
@@ -179,7 +178,7 @@ class Curves:
         self._policy, self._seed = context.policy, context.seed
         windows = context.held_out or context.demonstrations
         self.fit_on = "held-out demonstrations" if context.held_out else "training demonstrations: none are held out"
-        self._fit_batches = _batches(context.policy, spaced(windows, count))
+        self._fit_batches = _batches(context.policy, windows.gather(windows.spread(count)))
         shown, asked = others.pairs_before_grasp(count)
         self.fit_windows, self.steer_windows = min(count, len(windows)), len(shown)
         generator = torch.Generator().manual_seed(context.seed)
@@ -237,14 +236,8 @@ def choose(sweep: Sequence[dict[str, float]]) -> float:
     return min((row for row in sweep if row["alpha"] > 0), key=losses)["alpha"]
 
 
-def spaced(windows: Windows, count: int) -> Samples:
-    """At most `count` windows, evenly spaced."""
-    return windows.gather(np.linspace(0, len(windows) - 1, min(count, len(windows))).astype(int))
-
-
-def _batches(policy: Learner, s: Samples) -> list[Any]:
-    parts = [slice(i, i + AT_ONCE) for i in range(0, len(s), AT_ONCE)]
-    return [policy.collate(s.images[p], s.state[p], s.instructions[p], s.actions[p], s.real_steps[p]) for p in parts]
+def _batches(policy: Learner, samples: Samples) -> list[Any]:
+    return [policy.batch(part) for part in samples.parts(AT_ONCE)]
 
 
 def _squared(difference: Tensor, mask: Tensor) -> Tensor:

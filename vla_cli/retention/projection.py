@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from vla_cli.errors import ConfigError
 from vla_cli.retention import Context, Learner, Method, Step, read_options
-from vla_cli.retention.scale import collated
 from vla_cli.windows import Windows
 
 
@@ -74,7 +73,7 @@ class Projection(Method):
     def reference(self, step: Step, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
         """g_ref by parameter; the gradients that the parameters hold stay as they are."""
         assert self._policy is not None and self._replay is not None
-        batch = collated(self._policy, self._replay.draw(step.rng, self.options.share_windows))
+        batch = self._policy.batch(self._replay.draw(step.rng, self.options.share_windows))
         loss = self._policy.losses(batch, draws=self.options.noise_draws, generator=step.generator).mean()
         found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
         return {name: g for name, g in zip(parameters, found, strict=True) if g is not None}

@@ -25,6 +25,7 @@ from vla_cli.errors import ConfigError
 from vla_cli.retention import Context, Learner, Method, read_options
 from vla_cli.windows import Samples, Windows
 
+STYLE_WINDOWS = 256
 WATCHED_WINDOWS = 64
 WATCHED_DRAWS = 4
 _AT_ONCE = 16
@@ -82,8 +83,8 @@ class Rehearsal(Method):
             ConfigError: there is no replay data.
         """
         self._replay = context.need_replay("rehearsal")
-        chosen = np.linspace(0, len(context.demonstrations) - 1, min(256, len(context.demonstrations))).astype(int)
-        self._style = channel_style(context.demonstrations.gather(chosen).images)
+        shown = context.demonstrations
+        self._style = channel_style(shown.gather(shown.spread(STYLE_WINDOWS)).images)
         self._watch = Watch(context.policy, self._replay, context.seed)
 
     def draw(self, rng: np.random.Generator, count: int) -> Samples:
@@ -134,9 +135,8 @@ class Watch:
 
     def __init__(self, policy: Learner, replay: Windows, seed: int) -> None:
         self._policy, self._seed = policy, seed
-        rows = np.linspace(0, len(replay) - 1, min(WATCHED_WINDOWS, len(replay))).astype(int)
-        parts = [replay.gather(rows[i : i + _AT_ONCE]) for i in range(0, len(rows), _AT_ONCE)]
-        self._batches = [policy.collate(s.images, s.state, s.instructions, s.actions, s.real_steps) for s in parts]
+        watched = replay.gather(replay.spread(WATCHED_WINDOWS))
+        self._batches = [policy.batch(part) for part in watched.parts(_AT_ONCE)]
         self._base = self._losses()
 
     def __len__(self) -> int:

@@ -8,28 +8,15 @@ there on it costs as much to drift further as there was to gain at the start. De
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
 import torch
 
 from vla_cli.errors import ConfigError
 from vla_cli.retention import Learner
-from vla_cli.windows import Samples, Windows
+from vla_cli.windows import Windows
 
 AUTO = "auto"
 LOSS_WINDOWS = 64
 LOSS_DRAWS = 4
-
-
-def evenly(windows: Windows, limit: int) -> np.ndarray:
-    """Numbers of at most `limit` windows, evenly spread over all of them, int64 [N]."""
-    return np.linspace(0, len(windows) - 1, min(limit, len(windows))).astype(np.int64)
-
-
-def collated(policy: Learner, samples: Samples) -> Any:
-    """Samples with their actions as a batch on the policy's device."""
-    return policy.collate(samples.images, samples.state, samples.instructions, samples.actions, samples.real_steps)
 
 
 @torch.no_grad()
@@ -38,11 +25,10 @@ def flow_loss(policy: Learner, windows: Windows, *, seed: int, batch_size: int, 
     generator = torch.Generator().manual_seed(seed)
     was_training = policy.model.training
     policy.model.eval()
-    chosen = evenly(windows, limit)
+    chosen = windows.gather(windows.spread(limit))
     total = 0.0
-    for start in range(0, len(chosen), max(1, batch_size)):
-        batch = collated(policy, windows.gather(chosen[start : start + max(1, batch_size)]))
-        total += float(policy.losses(batch, draws=LOSS_DRAWS, generator=generator).sum())
+    for part in chosen.parts(max(1, batch_size)):
+        total += float(policy.losses(policy.batch(part), draws=LOSS_DRAWS, generator=generator).sum())
     policy.model.train(was_training)
     return total / len(chosen)
 

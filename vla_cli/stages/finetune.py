@@ -9,8 +9,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from vla_cli.adapter import Kind, PolicySpec, has_spec, load_spec, save_spec
 from vla_cli.calibration import FILE_NAME as DOMAIN
 from vla_cli.calibration import Calibration, DomainFacts, calibrate, load_domain, measure_domain
@@ -288,11 +286,10 @@ def _measured_guidance(
     others = [a.instruction for a in prepared.alternatives if probe.covers(a.instruction)]
     if not others:
         return plain_guidance("its weight is to be measured with other instructions, and no --alternatives were given")
-    rows = np.linspace(0, len(demonstrations) - 1, min(RESPONSE_WINDOWS, len(demonstrations))).astype(int)
     found = measure_response(
         policy,
         frozen(),
-        demonstrations.gather(rows),
+        demonstrations.gather(demonstrations.spread(RESPONSE_WINDOWS)),
         others,
         trained=trained,
         draws=4,
@@ -441,6 +438,5 @@ def _held_out(prepared: Plan, dataset: Dataset, policy: FlowPolicy) -> Any:
     if not valid:
         return None
     windows = Windows(valid, prepared.spec.cameras, prepared.spec.chunk_size)
-    chosen = np.linspace(0, len(windows) - 1, min(HELD_OUT_WINDOWS, len(windows))).astype(int)
-    samples = windows.gather(chosen)
+    samples = windows.gather(windows.spread(HELD_OUT_WINDOWS))
     return lambda: held_out_loss(policy, samples, draws=4, seed=prepared.config.seed)

@@ -65,8 +65,7 @@ def run(
 def _error(policy: Actor, demonstration: Demonstration, dataset: Dataset, condition: str, seed: int) -> float:
     chunk = policy.noise_shape(1)[1]
     windows = Windows([demonstration], dataset.cameras, chunk)
-    which = np.linspace(0, len(windows) - 1, min(WINDOWS_PER_EPISODE, len(windows))).astype(int)
-    samples = windows.gather(which)
+    samples = windows.gather(windows.spread(WINDOWS_PER_EPISODE))
     words = {"empty-instruction": "", "nonsense-instruction": NONSENSE}
     if condition in words:
         samples.instructions = [words[condition]] * len(samples)
