@@ -26,7 +26,7 @@ from lock_in_harness.jobs import Place
 from lock_in_harness.render import markdown, svg
 from lock_in_harness.results import Results, collect, load_results, save_results
 from lock_in_harness.rows import ROWS_FILE, RowsFile, load_rows
-from lock_in_harness.schedule import Outcome, Plan, jobs_of, run_all
+from lock_in_harness.schedule import Plan, jobs_of, run_all
 from lock_in_harness.tasks import choose_tasks
 
 from vla_cli.errors import VlaError
@@ -100,10 +100,10 @@ def sessions(work: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
-def note_session(work: Path, command: str, seconds: float, outcome: Outcome) -> None:
+def note_session(work: Path, command: str, seconds: float, filled: int) -> None:
     """Add this run to the sessions, unless it filled nothing."""
-    if outcome.finished:
-        entry = {"command": command, "wall_seconds": round(seconds), "cells": outcome.finished}
+    if filled:
+        entry = {"command": command, "wall_seconds": round(seconds), "cells": filled}
         with (work / SESSIONS).open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(entry) + "\n")
 
@@ -126,9 +126,14 @@ def run(args: argparse.Namespace) -> int:
         say("\n".join(str(cell.path(args.work)) for cell in cells if not cell.done(args.work)) or "nothing is left")
         return 0
     budget = None if args.budget_minutes is None else 60 * args.budget_minutes
-    outcome = run_all(jobs, place, workers=args.workers, budget_seconds=budget, say=say)
     command = shlex.join(["python", "benchmarks/lock_in.py", *sys.argv[1:]])
-    note_session(args.work, command, time.monotonic() - begun, outcome)
+    before = sum(cell.done(args.work) for cell in cells)
+    try:
+        outcome = run_all(jobs, place, workers=args.workers, budget_seconds=budget, say=say)
+    finally:
+        # also of a run that was interrupted: its cells are there, and its time was spent
+        filled = sum(cell.done(args.work) for cell in cells) - before
+        note_session(args.work, command, time.monotonic() - begun, filled)
     results = collect(
         cells,
         args.work,

@@ -372,6 +372,21 @@ def test_one_real_cell_from_the_command_line_to_the_page(tmp_path: Path, capsys:
     assert (tmp_path / "lock_in.md").read_bytes() == before
 
 
+def test_the_time_of_an_interrupted_run_is_not_lost(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(jobs: Any, *arguments: Any, **options: Any) -> Any:
+        run_all(jobs[:1], *arguments, run=made_up(flat), **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lock_in, "run_all", stopped)
+    command = ["--rows", "base", "--shifts", "V,W", "--tasks", "tune:0", "--seeds", "0", "--episodes", "4"]
+    assert lock_in.main([*command, "--workers", "1", "--work", str(tmp_path)]) == 130
+    assert "goes on where it stopped" in capsys.readouterr().err
+    (session,) = lock_in.sessions(tmp_path)
+    assert session["cells"] == 1
+
+
 def test_an_unknown_row_or_shift_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert lock_in.main(["--rows", "magic", "--work", str(tmp_path)]) == 2
     assert lock_in.main(["--shifts", "Q", "--work", str(tmp_path)]) == 2
