@@ -38,6 +38,23 @@ def test_joining_keeps_the_order() -> None:
     assert join([windows.gather([3]), windows.gather([0])]).state[:, 0].tolist() == [3, 0]
 
 
+@pytest.mark.parametrize("size", [1, 3, 4, 7, 9])
+def test_parts_are_the_whole_in_order(size: int) -> None:
+    windows = Windows([demonstration(7)], ["top"], chunk=2)
+    whole = windows.gather(range(7))
+    parts = list(whole.parts(size))
+    assert all(len(part) == size for part in parts[:-1]) and len(parts[-1]) <= size
+    again = join(parts)
+    assert again.instructions == whole.instructions
+    for key in ("images", "state", "actions", "real_steps"):
+        np.testing.assert_array_equal(getattr(again, key), getattr(whole, key))
+
+
+@pytest.mark.parametrize(("limit", "numbers"), [(3, [0, 4, 9]), (10, list(range(10))), (99, list(range(10))), (1, [0])])
+def test_spreading_reaches_from_the_first_window_to_the_last(limit: int, numbers: list[int]) -> None:
+    assert Windows([demonstration(10)], ["top"], chunk=2).spread(limit).tolist() == numbers
+
+
 def test_no_frames_and_missing_cameras_are_refused() -> None:
     with pytest.raises(InputError, match="no frames"):
         Windows([demonstration(0)], ["top"], chunk=2)
