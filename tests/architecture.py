@@ -69,6 +69,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "video",
         "video_tables",
         "windows",
+        "yaml_files",
     ),
     FOUNDATIONS: ("", "configs", "errors", "files", "lookup", "progress", "provenance"),
 }
@@ -95,6 +96,7 @@ HOMES: dict[str, tuple[str, ...]] = {
 UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 UNSAFE_CALLS = {"torch.load", "yaml.load", "yaml.full_load", "yaml.unsafe_load", "eval", "exec"}
 UNSAFE_FLAGS = {"allow_pickle", "trust_remote_code"}
+YAML_READERS = {"yaml.safe_load", "yaml.safe_load_all", "yaml.compose", "yaml.compose_all"}
 TALKING = {"print", "input", "exit", "quit", "sys.exit", "os._exit"}
 DYNAMIC_IMPORTS = {"importlib.import_module", "__import__"}
 MAY_IMPORT_BY_NAME = ("cli", "console", "lookup")
@@ -216,7 +218,7 @@ def unsafe(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 
 def _talk(module: str, tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """(line, what) of printing, exiting, importing by name and opening HDF5 outside the modules that may."""
+    """(line, what) of printing, exiting, importing by name, and reading HDF5 and YAML outside the modules that may."""
     names = _aliases(tree)
     for node in ast.walk(tree):
         name = _name(node.func, names) if isinstance(node, ast.Call) else ""
@@ -226,6 +228,8 @@ def _talk(module: str, tree: ast.AST) -> Iterator[tuple[int, str]]:
             continue
         if name == "h5py.File" and unit_of(module) != "hdf5" and not _writes(node):
             yield node.lineno, "reads by h5py.File: hdf5.opened looks at a file first"
+        if name in YAML_READERS and unit_of(module) != "yaml_files":
+            yield node.lineno, f"reads by {name}: yaml_files says what is wrong with a file"
         if name in TALKING:
             yield node.lineno, f"calls {name}: raise an error or use Progress"
         if isinstance(node, ast.Attribute) and _name(node, names) in ("sys.stdout", "sys.stderr"):

@@ -128,6 +128,8 @@ MODULES = {
         ("vla_cli.policies.flow", "f(**{'trust_remote_code': True})", "sets trust_remote_code=True"),
         ("vla_cli.recipe", "import yaml\nyaml.load(t, Loader=L)", "calls yaml.load"),
         ("vla_cli.recipe", "eval(t)", "calls eval"),
+        ("vla_cli.recipe", "import yaml\nyaml.safe_load(t)", "reads by yaml.safe_load"),
+        ("vla_cli.recipe", "from yaml import compose\ncompose(t)", "reads by yaml.compose"),
     ],
 )
 def test_checker_names_a_violation(module: str, source: str, says: str) -> None:
@@ -148,7 +150,8 @@ def test_checker_names_a_violation(module: str, source: str, says: str) -> None:
         ("vla_cli.suites.closed", "from vla_cli.worlds.contract import Case"),
         ("vla_cli.stages.ingest", "import torch\nfrom vla_cli.readers import READERS\nfrom vla_cli import report"),
         ("vla_cli.policies.flow", "import torch, transformers, peft\nmodel.load(p)\nf(trust_remote_code=flag)"),
-        ("vla_cli.recipe", "import yaml\nyaml.safe_load(t)"),
+        ("vla_cli.recipe", "import yaml\nyaml.safe_dump(t)"),
+        ("vla_cli.yaml_files", "import yaml\nyaml.safe_load(t)"),
         ("vla_cli.console", "import sys\ndef f():\n    import rich\n    print(1)\n    sys.exit(1)"),
         ("vla_cli.lookup", "from importlib import import_module\nimport_module(x)"),
     ],

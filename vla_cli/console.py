@@ -59,9 +59,9 @@ def resolve(kind: type[Config], given: Mapping[str, Any], config_file: Path | No
     values: dict[str, Any] = {}
     problems: list[str] = []
     if config_file is not None:
-        from vla_cli.recipe import read_yaml
+        from vla_cli.yaml_files import read_options
 
-        for key, value in read_yaml(config_file).items():
+        for key, value in read_options(config_file).items():
             name = str(key).replace("-", "_")
             if name not in hints:
                 problems.append(f"unknown key '{key}' (known: {', '.join(hints)})")

@@ -20,6 +20,7 @@ import numpy as np
 
 from vla_cli import hdf5
 from vla_cli.errors import InputError, words
+from vla_cli.yaml_files import parse
 
 MOST_NODES = 400
 DEEPEST = 8
@@ -261,16 +262,14 @@ def _read_lines(path: Path) -> tuple[str, Any] | None:
 
 
 def _read_yaml(path: Path) -> tuple[str, Any] | None:
-    import yaml
-
     if path.stat().st_size > LARGEST_YAML:
         return None
     try:
         text = path.read_text(encoding="utf-8")
         if _deepest(text) > _DEEPEST_YAML:  # seconds, before the parser gives up
             return None
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError, TypeError, OverflowError):
+        value = parse(text)
+    except ValueError:
         return None
     return ("yaml", value) if isinstance(value, dict | list) and value else None
 

@@ -20,10 +20,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from vla_cli.errors import ConfigError
 from vla_cli.guidance import KINDS, check_weight
+from vla_cli.yaml_files import read_options
 
 FOLDER = Path(__file__).parent / "recipes"
 MODALITY_KEYS = ("vision", "language", "action")
@@ -118,29 +117,12 @@ def load_recipe(name: str, **overrides: Any) -> Recipe:
         raise ConfigError(
             f"There is no recipe '{name}'", expected=f"one of {', '.join(recipe_names())}, or the path of a YAML file"
         )
-    document = read_yaml(path)
+    document = read_options(path)
     document.update({key: value for key, value in overrides.items() if value is not None})
     problems = _problems(document)
     if problems:
         raise ConfigError(f"The recipe {name} cannot be used: {'; '.join(problems)}")
     return Recipe(name=path.stem, **document)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping, safely.
-
-    Raises:
-        ConfigError: it is missing, not YAML, or not a mapping.
-    """
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist", expected="a YAML file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(document, dict):
-        raise ConfigError(f"{path} holds a {type(document).__name__}", expected="a mapping of options")
-    return document
 
 
 _POSITIVE = ("steps", "batch_size", "learning_rate", "noise_draws", "rank", "alpha", "clip")

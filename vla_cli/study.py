@@ -23,6 +23,7 @@ from vla_cli.dataset_page.judgement import DatasetPage, quality_findings
 from vla_cli.dataset_page.tracks import speed, top_dims, top_view
 from vla_cli.errors import ConfigError
 from vla_cli.files import write_text
+from vla_cli.language.alternatives import FILE_NAME as ALTERNATIVES
 from vla_cli.language.counterfactuals import alternatives_yaml, counterfactuals
 from vla_cli.language.grammar import parse
 from vla_cli.language.lexicon import Lexicon
@@ -40,7 +41,6 @@ from vla_cli.stats_import import Imported, freeze
 from vla_cli.synchrony.synchronise import Synchronised
 
 INSTRUCTIONS = "instructions.json"
-ALTERNATIVES = "alternatives.yaml"
 PHRASINGS = 4
 """Other wordings of each instruction that are stored beside it."""
 

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from vla_cli.errors import ConfigError
-from vla_cli.recipe import FOLDER, Recipe, load_recipe, read_yaml
+from vla_cli.recipe import FOLDER, Recipe, load_recipe
+from vla_cli.yaml_files import read_options
 
 ROWS_FILE = Path(__file__).parent.parent / "lock_in_rows.yaml"
 DEMOS = ("single", "oracle")
@@ -93,7 +94,7 @@ def load_rows(path: Path = ROWS_FILE) -> RowsFile:
     Raises:
         ConfigError: a row is malformed; all problems at once.
     """
-    document = read_yaml(path)
+    document = read_options(path)
     problems = [f"unknown key '{key}'" for key in document if key not in ("rows", "small", "whole")]
     rows: dict[str, MethodRow] = {}
     for entry in document.get("rows", []):
@@ -160,7 +161,7 @@ def recipe_keys(row: MethodRow, steps: int | None = None) -> dict[str, Any]:
     path = Path(like) if like.endswith((".yaml", ".yml")) else FOLDER / f"{like}.yaml"
     if like and not path.is_file():
         raise ConfigError(f"Row '{row.label}' is like recipe '{like}', which does not exist")
-    keys = {**(read_yaml(path) if like else {}), **own}
+    keys = {**(read_options(path) if like else {}), **own}
     return {**keys, **({"steps": steps} if steps else {})}
 
 

@@ -119,5 +119,5 @@ def test_what_is_no_lexicon_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="does not exist"):
         load_lexicon(tmp_path / "nowhere.yaml")

@@ -209,6 +209,7 @@ def test_columns_are_mapped_by_topics(tmp_path) -> None:
         ("a: !!python/object/apply:os.system [ls]", "cannot be read"),
         ("a: " + "[" * 16_000, "cannot be read"),
         ("x" * 100_000, "cannot be read"),
+        ("timestamp: !!bool maybe", "cannot be read"),
     ],
 )
 def test_a_mapping_that_is_not_understood_names_the_known_keys(tmp_path, text: str, fragment: str) -> None:
@@ -341,6 +342,9 @@ def test_damaged_facts(tmp_path) -> None:
         bomb = "[&b0 [x, x]" + "".join(f", &b{i} [*b{i - 1}, *b{i - 1}]" for i in range(1, 60)) + "]"
         (folder / "episode.yaml").write_text(f"{key}: {bomb}")
         assert "episode.yaml" in reason(folder)
+    for value in ("!!bool maybe", "!!int ''", "!!timestamp now", "2026-13-45"):
+        (folder / "episode.yaml").write_text(f"operator: {value}")
+        assert "not what it is written as" in reason(folder)
     (folder / "episode.yaml").write_text(f"conventions: {{action: {{mode: {bomb}}}}}")
     assert "a value of type list" in reason(folder)
 

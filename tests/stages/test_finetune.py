@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,11 @@ from vla_cli.adapter import load_spec
 from vla_cli.configs import FinetuneConfig, IngestConfig, PreprocessConfig
 from vla_cli.errors import ConfigError, InputError
 from vla_cli.files import partial_path, read_json
+from vla_cli.language.alternatives import FILE_NAME as ALTERNATIVES
+from vla_cli.recipe import FOLDER
 from vla_cli.stages import finetune, ingest, preprocess
+
+SAMPLES = Path(__file__).resolve().parents[2] / "sample_data"
 
 
 def config(dataset: Path, base: Path, out: Path, **options: object) -> FinetuneConfig:
@@ -95,6 +100,20 @@ def test_rehearsal_without_replay_is_refused(dataset: Path, base: Path, tmp_path
     assert_refused(
         ConfigError, tmp_path / "out", lambda: finetune.run(config(dataset, base, tmp_path / "out", recipe="rehearse"))
     )
+
+
+def test_what_preprocess_proposed_is_pointed_at_where_it_was_not_given(
+    dataset: Path, base: Path, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "eager.yaml"
+    recipe.write_text((FOLDER / "steerable.yaml").read_text().replace("when-needed", "always"))
+    out, scenes = tmp_path / "a", Path(shutil.copytree(dataset, tmp_path / "dataset"))
+    proposed = Path(shutil.copy(SAMPLES / ALTERNATIVES, scenes))
+    summary = finetune.run(config(scenes, base, out, recipe=str(recipe), steps=1))
+    reasons = {entry["name"]: entry["reason"] for entry in summary["skipped"]}
+    assert reasons["retention/rehearsal"] == "no --replay was given"
+    assert str(proposed) in reasons["retention/distillation"], "the file that was proposed, to be read and given"
+    assert str(tmp_path) not in (out / "policy.json").read_text(), "an adapter is the same wherever it was made"
 
 
 @pytest.mark.parametrize(

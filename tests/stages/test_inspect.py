@@ -452,6 +452,8 @@ def test_what_a_log_calls_its_things_does_not_steer_the_terminal(tmp_path, capsy
         ("loop.yaml", "a: &a [*a, 1]\n"),
         ("nan.json", '{"a": NaN, "b": 1e999, "c": "\\ud800", "d": "\\u001b[2J"}'),
         ("wide.json", json.dumps(list(range(200_000)))),
+        ("bool.yaml", "a: !!bool maybe\n"),
+        ("date.yaml", "a: 2026-13-45\n"),
         ("python.yaml", "a: !!python/object/apply:os.system [touch /tmp/never]\n"),
         ("digits.json", '{"a": ' + "9" * 100_000 + "}"),
     ],

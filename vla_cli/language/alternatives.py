@@ -17,11 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from vla_cli.errors import ConfigError
+from vla_cli.yaml_files import read_yaml
 
+FILE_NAME = "alternatives.yaml"
+"""What preprocess proposes, in a dataset's directory."""
 MOMENTS = ("always", "empty", "holding")
+_EXPECTED = f"a YAML list of instructions, as preprocess writes one into its dataset ({FILE_NAME})"
 
 
 @dataclass(frozen=True)
@@ -47,14 +49,9 @@ def load_alternatives(path: Path) -> list[Alternative]:
     Raises:
         ConfigError: the file is missing, not YAML, or an entry is malformed; all problems at once.
     """
-    try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist", expected="a YAML list of instructions") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML ({' '.join(str(error).split())})") from None
+    entries = read_yaml(path, expected=_EXPECTED)
     if not isinstance(entries, list) or not entries:
-        raise ConfigError(f"{path} holds a {type(entries).__name__}", expected="a YAML list of instructions")
+        raise ConfigError(f"{path} holds {_kind(entries)}", expected=_EXPECTED)
     problems = [f"entry {i + 1}: {p}" for i, entry in enumerate(entries) if (p := _problem(entry))]
     if problems:
         raise ConfigError(f"{path} cannot be used: {'; '.join(problems)}", expected="text, or {instruction, while}")
@@ -64,6 +61,10 @@ def load_alternatives(path: Path) -> list[Alternative]:
         else Alternative(entry["instruction"], entry.get("while", "always"))
         for entry in entries
     ]
+
+
+def _kind(entries: Any) -> str:
+    return "nothing" if not entries else f"a {type(entries).__name__}"
 
 
 def _problem(entry: Any) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from vla_cli.errors import ConfigError
+from vla_cli.yaml_files import compose, read_yaml
 
 BUILT_IN = Path(__file__).parent / "phrasings.yaml"
 OBJECT, INSTRUCTION = "{object}", "{instruction}"
@@ -162,12 +163,7 @@ class _Builder:
         self.problems: list[str] = []
 
     def add(self, path: Path) -> _Builder:
-        try:
-            root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-        except OSError:
-            raise ConfigError(f"{path} cannot be read", expected="a YAML file of phrasings") from None
-        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-            raise ConfigError(f"{path} is not valid YAML ({' '.join(str(error).split())})") from None
+        root = read_yaml(path, expected="a YAML file of phrasings", parser=compose)
         if not isinstance(root, yaml.MappingNode):
             raise ConfigError(f"{path} is not a YAML mapping", expected=_SCHEMA)
         node = _Node(root, "")

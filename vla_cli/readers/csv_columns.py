@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from vla_cli.episode import UnusableError
 from vla_cli.errors import ConfigError, words
 from vla_cli.readers.csv_table import quoted
+from vla_cli.yaml_files import parse
 
 LARGEST_YAML = 1 << 14  # bytes; the parser takes a second for them
 MOST_BRACKETS = 500
@@ -125,9 +124,9 @@ def load_yaml(path: Path) -> Any:
     if data.count(b"[") + data.count(b"{") > MOST_BRACKETS:  # the parser's time grows with the square of their depth
         raise ValueError(f"{path.name} has more than {MOST_BRACKETS} brackets")
     try:
-        return yaml.safe_load(data)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{path.name} is not valid YAML: {words(error)}") from None
+        return parse(data)
+    except ValueError as error:
+        raise ValueError(f"{path.name} is {words(error)}") from None
 
 
 def _fits(key: str, value: Any) -> bool:

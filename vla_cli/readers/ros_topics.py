@@ -20,7 +20,7 @@ from vla_cli.episode import Role
 from vla_cli.errors import ConfigError, InputError
 from vla_cli.readers.ros_messages import COMPRESSED, IMAGE, JOINT_STATE, STRING, VECTORS
 from vla_cli.readers.ros_storage import Topic, shown
-from vla_cli.recipe import read_yaml
+from vla_cli.yaml_files import read_options
 
 _SECTIONS: dict[str, Role] = {"cameras": "image", "state": "state", "action": "action", "other": "other"}
 _TEXTS = ("instruction", "text", "operator")
@@ -73,7 +73,7 @@ def load_map(path: Path) -> TopicMap:
         raise ConfigError(
             f"{path} has {path.stat().st_size} bytes", expected="a small YAML that maps topics to streams"
         )
-    document = read_yaml(path)
+    document = read_options(path)
     known = (*_SECTIONS, *_TEXTS)
     found = [f"unknown key '{key}' (known: {', '.join(known)})" for key in document if key not in known]
     streams = []

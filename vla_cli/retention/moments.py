@@ -15,11 +15,12 @@ from dataclasses import replace
 import numpy as np
 
 from vla_cli.errors import ConfigError
-from vla_cli.language.alternatives import Alternative
+from vla_cli.language.alternatives import FILE_NAME, Alternative
 from vla_cli.windows import Samples, Windows
 
 _HINT = (
-    "--alternatives FILE, a YAML list of instructions; vla_cli/language/alternatives.py says how, sample_data has one"
+    f"--alternatives FILE: preprocess proposes one in its dataset ({FILE_NAME}), to be read and cut; it is a YAML list "
+    "that you can write as well (vla_cli/language/alternatives.py says how)"
 )
 
 

@@ -17,6 +17,7 @@ from vla_cli.dataset import Dataset, load_dataset
 from vla_cli.errors import ConfigError, InputError
 from vla_cli.files import building, check_output, is_complete, read_json, write_text
 from vla_cli.guidance import Guidance, negatives_of
+from vla_cli.language.alternatives import FILE_NAME as ALTERNATIVES
 from vla_cli.language.alternatives import Alternative, document, load_alternatives
 from vla_cli.matching import Base, adapted_spec, plain_guidance
 from vla_cli.policies.adaptation import Layout, count_parameters, estimate, make_trainable, save_trained
@@ -404,7 +405,7 @@ def _retention(
     for name, options in recipe.retention.items():
         lacking = [need for need in recipe.optional.get(name, ()) if not given[need]]
         if lacking:
-            record.skip(f"retention/{name}", f"no --{lacking[0]} was given")
+            record.skip(f"retention/{name}", f"no --{lacking[0]} was given{_proposed(config.dataset, lacking[0])}")
         else:
             methods[name] = RETENTION.get(name)(**options)
     hooks = Composition(methods, demonstrations, recipe.batch_size, config.seed)
@@ -424,6 +425,14 @@ def _retention(
         )
     )
     return hooks
+
+
+def _proposed(dataset: Path, need: str) -> str:
+    """Where to find what was not given: preprocess proposes alternatives, but only a person can vouch for them."""
+    file = dataset / ALTERNATIVES
+    if need != "alternatives" or not file.is_file():
+        return ""
+    return f" ({file} proposes some: read it, and cut what is not there)"
 
 
 def _frozen_policy(prepared: Plan) -> FlowPolicy:
