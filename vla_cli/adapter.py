@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from vla_cli.errors import InputError
 from vla_cli.files import digest_file, read_json, write_json
+from vla_cli.provenance import not_an_artefact
 from vla_cli.stats import Statistics
 
 FILE_NAME = "policy.json"
@@ -114,11 +115,7 @@ def load_spec(directory: Path) -> PolicySpec:
     """
     path = directory / FILE_NAME
     if not path.is_file():
-        raise InputError(
-            f"{directory} holds no {FILE_NAME}",
-            expected="a directory written by finetune",
-            hint=f"vla finetune DATASET --base BASE --out {directory}",
-        )
+        raise not_an_artefact(directory, FILE_NAME, "finetune")
     document = dict(read_json(path))
     version = document.pop("schema_version", None)
     if version != SCHEMA_VERSION:

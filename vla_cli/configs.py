@@ -36,6 +36,15 @@ class StageConfig:
         how = {"out", "overwrite", "resume", "dry_run"}
         return {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name not in how}
 
+    def inputs(self) -> list[Path]:
+        """What the stage reads: every path that is named but `out`, and the base where it is one."""
+        values = [getattr(self, f.name) for f in fields(self) if f.name != "out"]
+        base = getattr(self, "base", None)
+        if base is not None and Path(base).exists():
+            values.append(Path(base))
+        flat = (item for value in values for item in (value if isinstance(value, tuple) else (value,)))
+        return [item for item in flat if isinstance(item, Path)]
+
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Path):

@@ -34,6 +34,7 @@ import numpy as np
 from vla_cli import hdf5
 from vla_cli.errors import InputError, words
 from vla_cli.files import replacing, write_json
+from vla_cli.provenance import not_an_artefact
 from vla_cli.stats import DatasetStatistics, load_statistics, save_statistics
 
 SCHEMA_VERSION = 1
@@ -189,7 +190,7 @@ def load_dataset(directory: Path) -> Dataset:
     path = directory / FILE_NAME
     remake = _REMAKE.format(directory=directory)
     if not path.is_file():
-        raise InputError(f"{directory} holds no {FILE_NAME}", expected="a directory written by preprocess", hint=remake)
+        raise not_an_artefact(directory, FILE_NAME, "preprocess")
     statistics = load_statistics(directory)
     try:
         with hdf5.opened(path) as file:

@@ -28,6 +28,7 @@ from vla_cli import hdf5
 from vla_cli.digests import digest_recording
 from vla_cli.errors import InputError, words
 from vla_cli.files import replacing, write_text
+from vla_cli.provenance import not_an_artefact
 from vla_cli.stored_frames import load_frames, save_frames
 
 SCHEMA_VERSION = 2
@@ -267,11 +268,7 @@ def read_manifest(directory: Path) -> list[dict[str, Any]]:
     """
     path = directory / MANIFEST
     if not path.is_file():
-        raise InputError(
-            f"{directory} {'holds no ' + MANIFEST if directory.is_dir() else 'is not a directory'}",
-            expected="a directory written by collect-ingest",
-            hint=f"vla collect-ingest SOURCE --out {directory}",
-        )
+        raise not_an_artefact(directory, MANIFEST, "collect-ingest")
     # Not splitlines(): an instruction may hold a character that it takes for the end of a line.
     lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line]
     rows = [_manifest_row(line, f"{path} line {number}") for number, line in enumerate(lines, 1)]

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -113,12 +113,15 @@ def partial_path(out: Path) -> Path:
     return out.parent / f".{out.name}.partial"
 
 
-def check_output(out: Path, *, overwrite: bool, resume: bool) -> None:
-    """Refuse an output that stands in the way.
+def check_output(out: Path, *, overwrite: bool, resume: bool, inputs: Iterable[Path] = ()) -> None:
+    """Refuse an output that stands in the way, or that would replace one of the inputs.
 
     Raises:
-        ConfigError: `out` (or an interrupted run's rest) exists and neither flag permits going on.
+        ConfigError: `out` (or an interrupted run's rest) exists and neither flag permits going on; or `out` overlaps
+            an input.
     """
+    for source in inputs:
+        check_apart(out, source)
     if overwrite and resume:
         raise ConfigError("--overwrite and --resume exclude each other", expected="one of them")
     if out.exists() and not out.is_dir():

@@ -12,9 +12,39 @@ from pathlib import Path
 from typing import Any
 
 from vla_cli import __version__
-from vla_cli.files import digest, write_json
+from vla_cli.errors import InputError
+from vla_cli.files import digest, read_json, write_json
 
 FILE_NAME = "run.json"
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """What a stage writes, for messages.
+
+    Attributes:
+        noun: what it is.
+        name: how the command line calls it.
+        source: what it is made of, by the command line's name.
+        options: what else must be given to make it.
+        use: what is done with one; {here} is where it is.
+    """
+
+    noun: str
+    name: str
+    source: str
+    options: str
+    use: str
+
+
+ARTEFACTS = {
+    "collect-ingest": Artefact("episodes", "EPISODES", "SOURCE", "", "vla preprocess {here} --out DATASET"),
+    "preprocess": Artefact("a dataset", "DATASET", "EPISODES", "", "vla finetune {here} --base BASE --out ADAPTER"),
+    "finetune": Artefact("an adapter", "ADAPTER", "DATASET", " --base BASE", "vla eval-steer {here} --out REPORT"),
+    "eval-steer": Artefact("a report", "REPORT", "ADAPTER", "", "vla inspect {here}, which names its adapters"),
+    "export-adapter": Artefact("a bundle", "BUNDLE", "ADAPTER", "", "vla inspect {here}"),
+}
+"""By stage, in the order of the pipeline."""
 
 
 @dataclass
@@ -66,6 +96,38 @@ class RunRecord:
     def save(self, directory: Path) -> None:
         """Write `run.json` into `directory`."""
         write_json(directory / FILE_NAME, self.document())
+
+
+def not_an_artefact(here: Path, file: str, stage: str) -> InputError:
+    """The error for a path that should be what `stage` writes, and does not hold `file`.
+
+    It says what the path is instead, and never proposes to write over something that is there.
+
+    Args:
+        here: the path that was given.
+        file: what was looked for in it.
+        stage: whose artefact it should be.
+    """
+    wanted = ARTEFACTS[stage]
+    # what is there and none of ours may be a log
+    source = here if stage == "collect-ingest" and here.exists() else wanted.source
+    hint = f"vla {stage} {source}{wanted.options} --out {wanted.name if here.exists() else here}"
+    problem = f"{here} holds no {file}"
+    if not here.is_dir():
+        problem = f"{here} {'is a file' if here.exists() else 'does not exist'}"
+    elif (writer := written_by(here)) and writer != stage:
+        problem, hint = f"{here} is {ARTEFACTS[writer].noun}, written by {writer}", ARTEFACTS[writer].use
+    return InputError(problem, expected=f"{wanted.noun}: a directory written by {stage}", hint=hint.format(here=here))
+
+
+def written_by(directory: Path) -> str:
+    """The stage that wrote a directory, as its `run.json` says; empty where none of ours is told."""
+    try:
+        document = read_json(directory / FILE_NAME)
+    except InputError:
+        return ""
+    stage = document.get("stage") if isinstance(document, dict) else None
+    return stage if isinstance(stage, str) and stage in ARTEFACTS else ""
 
 
 def describe_input(path: Path) -> dict[str, str]:

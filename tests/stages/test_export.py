@@ -121,7 +121,7 @@ def test_a_calibrated_base_is_exported_without_weights(bundle: Path, calibrated:
     assert (bundle / PICTURE).read_bytes() == (calibrated / PICTURE).read_bytes()
     assert {PICTURE, f"merged/{PICTURE}"} <= set(read_json(bundle / "digests.json"))
     assert verify_digests(bundle) == len(contents(bundle)) - 1
-    planned = export.plan(ExportConfig(adapter=calibrated, out=bundle, merge=True))
+    planned = export.plan(ExportConfig(adapter=calibrated, out=bundle, merge=True, overwrite=True))
     assert planned["parts"] == ["policy.json", "calibration", "merged"]
     assert planned["calibration"] == ["look", "camera", "action"]
 

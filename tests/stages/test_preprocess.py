@@ -210,7 +210,7 @@ def test_all_bad_options_are_told_at_once(tmp_path) -> None:
 
 def test_bad_input_leaves_nothing_behind(episodes, tmp_path) -> None:
     out = tmp_path / "d"
-    assert_refused(InputError, out, lambda: run(tmp_path / "nowhere", out), "is not a directory")
+    assert_refused(InputError, out, lambda: run(tmp_path / "nowhere", out), "nowhere does not exist")
     (tmp_path / "empty").mkdir()
     assert_refused(InputError, out, lambda: run(tmp_path / "empty", out), "manifest.jsonl", "collect-ingest")
     (tmp_path / "empty" / "manifest.jsonl").write_text("")

@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import pytest
 from builders import assert_refused, contents, robomimic_log
 
@@ -16,6 +17,8 @@ from vla_cli.files import read_json, write_json
 from vla_cli.report import load_report, load_rollouts
 from vla_cli.stages import finetune, ingest, preprocess, steer
 from vla_cli.worlds.contract import CONDITIONS
+
+SAMPLES = Path(__file__).resolve().parents[2] / "sample_data"
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +138,26 @@ def test_impossible_options_are_refused(adapter: Path, tmp_path: Path, options: 
 
 def test_a_dataset_is_no_adapter(dataset: Path, tmp_path: Path) -> None:
     config = SteerConfig(adapters=(dataset,), out=tmp_path / "r")
-    assert_refused(InputError, tmp_path / "r", lambda: steer.run(config), "policy.json")
+    said = ("is a dataset, written by preprocess", "an adapter", f"vla finetune {dataset} --base BASE")
+    assert_refused(InputError, tmp_path / "r", lambda: steer.run(config), *said)
+
+
+def test_a_camera_that_the_base_calls_otherwise_is_no_other_robot(base: Path, tmp_path: Path) -> None:
+    log = Path(shutil.copy(SAMPLES / "demonstrations.hdf5", tmp_path / "log.hdf5"))
+    with h5py.File(log, "r+") as file:
+        del file["data"].attrs["env_args"]  # the robot's own recordings, of no world
+        for demonstration in file["data"].values():
+            demonstration["obs"].move("agentview_image", "front_image")
+    ingest.run(IngestConfig(source=log, out=tmp_path / "episodes", instruction="put the block on the plate"))
+    preprocess.run(PreprocessConfig(episodes=tmp_path / "episodes", out=tmp_path / "dataset"))
+    train = FinetuneConfig(
+        dataset=tmp_path / "dataset", base=str(base), out=tmp_path / "adapter", recipe="lora", steps=1, batch_size=2
+    )
+    finetune.run(train)
+    spec = load_spec(tmp_path / "adapter")
+    assert spec.statistics_from == "base" and spec.cameras == ["front_image"] != load_spec(base).cameras
+    steer.run(SteerConfig(adapters=(train.out,), out=tmp_path / "report", dataset=train.dataset, episodes=1))
+    assert load_report(tmp_path / "report").policy_names == ["base", "lora"]
 
 
 def test_another_robots_adapter_gets_the_open_loop_report(base: Path, tmp_path: Path) -> None:

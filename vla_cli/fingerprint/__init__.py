@@ -38,6 +38,7 @@ from vla_cli.files import read_json, write_json
 from vla_cli.fingerprint.glimpses import Features, Scene, edge_layout, median_picture, observe
 from vla_cli.fingerprint.registration import Pose, Reference
 from vla_cli.frames import Frames
+from vla_cli.provenance import not_an_artefact
 
 FILE_NAME = "fingerprint.json"
 SCHEMA_VERSION = 1
@@ -153,7 +154,7 @@ def load_fingerprint(directory: Path) -> Fingerprint:
     path = directory / FILE_NAME
     hint = "vla preprocess with --overwrite to make the dataset again"
     if not path.is_file():
-        raise InputError(f"{directory} holds no {FILE_NAME}", expected="a dataset with a fingerprint", hint=hint)
+        raise not_an_artefact(directory, FILE_NAME, "preprocess")
     document = read_json(path)
     try:
         if document["schema_version"] != SCHEMA_VERSION:

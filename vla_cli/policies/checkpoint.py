@@ -14,6 +14,11 @@ from vla_cli.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BaseReference, Poli
 from vla_cli.errors import InputError
 from vla_cli.policies.modalities import is_unused
 from vla_cli.policies.prompts import Prompts
+from vla_cli.provenance import ARTEFACTS, written_by
+
+CONFIG = "config.json"
+_EXPECTED = f"a directory with {CONFIG} and model.safetensors, or a hub id such as lerobot/pi0_base"
+_HINT = "--base with that directory (the embedded base is sample_data/base of the vla-cli repository)"
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,8 @@ def locate_base(base: str) -> BaseFiles:
     """
     local = Path(base)
     if local.is_dir():
+        if not (local / CONFIG).is_file():
+            raise _no_base(local)
         return BaseFiles(local, BaseReference(base, digest_weights(local)))
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
@@ -44,10 +51,19 @@ def locate_base(base: str) -> BaseFiles:
         raise InputError(
             f"The base '{base}' is neither a directory nor a hub model that can be reached "
             f"({type(error).__name__}: {str(error).splitlines()[0]})",
-            expected="a directory with config.json and model.safetensors, or a hub id such as lerobot/pi0_base",
-            hint="--base with that directory (the embedded base is sample_data/base of the vla-cli repository)",
+            expected=_EXPECTED,
+            hint=_HINT,
         ) from None
     return BaseFiles(snapshot, BaseReference(base, digest_weights(snapshot), snapshot.name))
+
+
+def _no_base(directory: Path) -> InputError:
+    """The error for a directory that holds no model; an adapter becomes one when it is merged."""
+    writer = written_by(directory)
+    what = f"is {ARTEFACTS[writer].noun}, written by {writer}" if writer else f"holds no {CONFIG}"
+    merged = f"vla export-adapter {directory} --merge --out BUNDLE, then --base BUNDLE/merged"
+    hint = merged if writer in ("finetune", "export-adapter") else _HINT
+    return InputError(f"The base {directory} {what}", expected=_EXPECTED, hint=hint)
 
 
 def load_config(directory: Path) -> Any:
@@ -58,7 +74,7 @@ def load_config(directory: Path) -> Any:
     """
     from transformers import PI0Config
 
-    path = directory / "config.json"
+    path = directory / CONFIG
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -26,6 +26,7 @@ import numpy as np
 from vla_cli.errors import InputError
 from vla_cli.files import read_json, write_json, write_text
 from vla_cli.intervals import bootstrap_mean, percent, wilson
+from vla_cli.provenance import not_an_artefact
 
 REPORT_FILE = "report.json"
 ROLLOUTS_FILE = "rollouts.jsonl"
@@ -242,7 +243,7 @@ def load_report(directory: Path) -> Report:
     """
     path = directory / REPORT_FILE
     if not path.is_file():
-        raise InputError(f"{directory} holds no {REPORT_FILE}", expected="a report directory", hint=_HINT)
+        raise not_an_artefact(directory, REPORT_FILE, "eval-steer")
     document = read_json(path)
     version = document.get("schema_version") if isinstance(document, dict) else None
     if version != SCHEMA_VERSION:
@@ -268,7 +269,7 @@ def load_rollouts(directory: Path) -> list[Rollout]:
     """
     path = directory / ROLLOUTS_FILE
     if not path.is_file():
-        raise InputError(f"{directory} holds no {ROLLOUTS_FILE}", expected="a report directory", hint=_HINT)
+        raise not_an_artefact(directory, ROLLOUTS_FILE, "eval-steer")
     rollouts = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:

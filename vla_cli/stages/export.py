@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ LARGEST_DIFFERENCE = 1e-3
 
 def plan(config: ExportConfig) -> dict[str, Any]:
     """What a run would do, as JSON values (`--dry-run`)."""
-    spec = load_spec(config.adapter)
+    spec = _prepare(config).spec
     merged = config.merge or spec.kind == "full"
     pictures = [CALIBRATION] if (config.adapter / CALIBRATION).is_dir() else []
     parts = [*(PEFT_FILES if spec.kind == "lora" else ()), SPEC_FILE, *pictures, *([MERGED] if merged else [])]
@@ -54,7 +54,38 @@ def run(config: ExportConfig, progress: Progress = SILENT) -> dict[str, Any]:
         ConfigError: an output in the way.
         InputError: adapter, base or report that cannot be used, or a bundle that does not act as its adapter.
     """
-    check_output(config.out, overwrite=config.overwrite, resume=config.resume)
+    prepared = _prepare(config)
+    spec, request = prepared.spec, prepared.request
+    if not is_complete(config.out, request, resume=config.resume):
+        with building(config.out, request, overwrite=config.overwrite, resume=config.resume) as partial:
+            _write(config, prepared, partial, progress)
+    document = read_json(config.out / RUN_FILE)
+    for name, difference in document["facts"]["max_abs_action_difference"].items():
+        progress.note(f"{name} reloaded: maximum absolute action difference {difference:.3g}")
+    return {"stage": STAGE, "out": str(config.out), "kind": spec.kind, **document["facts"], **document["counts"]}
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What is known before anything is loaded: all that a dry run can refuse.
+
+    Attributes:
+        spec: of the adapter.
+        base, files: of the adapter's base, as named and where it is.
+        report: to travel with the bundle.
+        request: what determines the bundle.
+    """
+
+    spec: PolicySpec
+    base: str
+    files: BaseFiles
+    report: Report | None
+    request: dict[str, Any]
+
+
+def _prepare(config: ExportConfig) -> _Prepared:
+    """Check the options, and read all that they name but weights."""
+    check_output(config.out, overwrite=config.overwrite, resume=config.resume, inputs=config.inputs())
     spec = load_spec(config.adapter)
     _check_not_the_base_itself(spec, config)
     base = config.base or (spec.base.name if spec.base else "")
@@ -67,13 +98,7 @@ def run(config: ExportConfig, progress: Progress = SILENT) -> dict[str, Any]:
         "base": files.reference.digest,
         "report": describe_input(config.report) if config.report else None,
     }
-    if not is_complete(config.out, request, resume=config.resume):
-        with building(config.out, request, overwrite=config.overwrite, resume=config.resume) as partial:
-            _write(config, spec, base, files, report, request, partial, progress)
-    document = read_json(config.out / RUN_FILE)
-    for name, difference in document["facts"]["max_abs_action_difference"].items():
-        progress.note(f"{name} reloaded: maximum absolute action difference {difference:.3g}")
-    return {"stage": STAGE, "out": str(config.out), "kind": spec.kind, **document["facts"], **document["counts"]}
+    return _Prepared(spec, base, files, report, request)
 
 
 def _check_not_the_base_itself(spec: PolicySpec, config: ExportConfig) -> None:
@@ -105,14 +130,11 @@ def _matching_report(config: ExportConfig) -> Report | None:
 
 def _write(
     config: ExportConfig,
-    spec: PolicySpec,
-    base: str,
-    files: BaseFiles,
-    report: Report | None,
-    request: dict[str, Any],
+    prepared: _Prepared,
     partial: Path,
     progress: Progress,
 ) -> None:
+    spec, base, files, report = prepared.spec, prepared.base, prepared.files, prepared.report
     # a resumed export starts over: there is nothing slow to keep
     for entry in [p for p in partial.iterdir() if p.name != "request.json"]:
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
@@ -144,7 +166,7 @@ def _write(
     if config.report is not None:
         shutil.copytree(config.report, partial / REPORT)
     write_card(partial, spec, run_document, report, differences)
-    record = RunRecord(STAGE, request, warnings=warnings)
+    record = RunRecord(STAGE, prepared.request, warnings=warnings)
     record.facts = {"max_abs_action_difference": differences, "base_changed_by": _base_distance(base, spec, expected)}
     record.counts = {"files": sum(p.is_file() for p in partial.rglob("*")) + 1}
     record.save(partial)

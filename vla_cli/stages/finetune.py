@@ -59,6 +59,7 @@ def plan(config: FinetuneConfig) -> dict[str, Any]:
     """What a run would do, as JSON values (`--dry-run`)."""
     prepared = _prepare(config)
     recipe, dataset = prepared.recipe, prepared.dataset
+    _replay(prepared, RunRecord(STAGE, {}))  # refused where a run would refuse it
     frames = sum(len(d) for d in dataset.split("train"))
     return {
         "stage": STAGE,
@@ -84,7 +85,6 @@ def run(config: FinetuneConfig, progress: Progress = SILENT) -> dict[str, Any]:
         ConfigError: options or recipe that cannot be, an output in the way.
         InputError: dataset, base or replay that cannot be used.
     """
-    check_output(config.out, overwrite=config.overwrite, resume=config.resume)
     prepared = _prepare(config)
     if is_complete(config.out, prepared.request, resume=config.resume):
         return _summary(config, read_json(config.out / RUN_FILE))
@@ -106,6 +106,8 @@ def _summary(config: FinetuneConfig, document: dict[str, Any]) -> dict[str, Any]
 
 
 def _prepare(config: FinetuneConfig) -> Plan:
+    """Check the options, and read all that they name but weights."""
+    check_output(config.out, overwrite=config.overwrite, resume=config.resume, inputs=config.inputs())
     recipe = load_recipe(
         config.recipe,
         steps=config.steps,

@@ -132,7 +132,8 @@ def _check(config: IngestConfig) -> None:
         _check_source(config)
     elif config.follow:
         raise ConfigError("--follow is for a folder of recordings", expected="no --follow with a world")
-    check_apart(config.out, config.source)
+    for source in config.inputs():
+        check_apart(config.out, source)
     parse_settings(config.settings)
     if not _is_update(config):
         check_output(config.out, overwrite=config.overwrite, resume=config.resume)

@@ -11,6 +11,7 @@ with their number. Resuming an interrupted run computes it again: the result is 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from vla_cli.dataset_warnings import dataset_warnings, wide_plan
 from vla_cli.episode import Skipped, read_manifest
 from vla_cli.errors import CheckFailed, ConfigError, InputError
 from vla_cli.facts import merge
-from vla_cli.files import building, check_apart, check_output, is_complete, read_json, write_json, write_text
+from vla_cli.files import building, check_output, is_complete, read_json, write_json, write_text
 from vla_cli.fingerprint import Fingerprint, load_fingerprint, save_fingerprint
 from vla_cli.fingerprint.deployment import load_pictures as load_deployment
 from vla_cli.fingerprint.glimpses import Features
@@ -65,7 +66,9 @@ def plan(config: PreprocessConfig) -> dict[str, Any]:
         InputError: there is nothing to preprocess.
         ConfigError: an option does not fit, or the output stands in the way.
     """
-    _, agreed = _prepare(config)
+    if config.compare is not None:
+        raise ConfigError("--compare writes nothing, so there is nothing to plan", hint="the same without --dry-run")
+    agreed = _prepare(config).agreed
     first = agreed.rows[0]
     return {
         "stage": STAGE,
@@ -92,12 +95,12 @@ def run(config: PreprocessConfig, progress: Progress = SILENT) -> dict[str, Any]
     """
     if config.compare is not None:
         return _compare(config, progress)
-    total, agreed = _prepare(config)
+    prepared = _prepare(config)
+    agreed, lexicon = prepared.agreed, prepared.lexicon
     request = {**config.request(), "input": describe_input(config.episodes)}
     if is_complete(config.out, request, resume=config.resume):
         return _summary(read_json(config.out / RUN_FILE), config.out)
-    lexicon, base = load_lexicon(config.phrasings), _base(config)
-    record = RunRecord(STAGE, request, counts={"episodes_in": total})
+    record = RunRecord(STAGE, request, counts={"episodes_in": prepared.total})
     for skipped in agreed.skipped:
         record.skip(skipped.name, skipped.reason)
     features, record.facts["vision_features"] = _features(config)
@@ -105,10 +108,10 @@ def run(config: PreprocessConfig, progress: Progress = SILENT) -> dict[str, Any]
         seen = look(config, agreed, progress, features)
         _leave_out(config, agreed, seen, record)
         written = write(config, agreed, seen, record, partial, lexicon, progress)
-        statistics, train, valid = _statistics(config, written, seen, base)
+        statistics, train, valid = _statistics(config, written, seen, prepared.base)
         save_splits(statistics, train, valid, partial)
         save_fingerprint(seen.fingerprint, partial)
-        study = _study(config, agreed, seen, written, (train, valid), record, base, statistics)
+        study = _study(config, agreed, seen, written, (train, valid), record, prepared.base, statistics)
         study_findings = _tell(config, study, record, lexicon, partial)
         for message in [*agreed.warnings, *dataset_warnings(config, study, statistics, seen.worlds)]:
             record.warn(message)
@@ -170,11 +173,27 @@ def _same_features(config: PreprocessConfig, progress: Progress) -> Features | N
     return features
 
 
-def _prepare(config: PreprocessConfig) -> tuple[int, Agreement]:
-    """Check the options, and agree from the manifest on what the dataset is; also how many episodes there were."""
+@dataclass(frozen=True)
+class _Prepared:
+    """What is known before an episode is read: all that a dry run can refuse.
+
+    Attributes:
+        total: how many episodes there were.
+        agreed: what the dataset is to be.
+        lexicon: the words of instructions.
+        base: statistics to compare with, or to keep.
+    """
+
+    total: int
+    agreed: Agreement
+    lexicon: Lexicon
+    base: Imported | None
+
+
+def _prepare(config: PreprocessConfig) -> _Prepared:
+    """Check the options, read what they name, and agree from the manifest on what the dataset is."""
     _check_options(config)
-    check_apart(config.out, config.episodes)
-    check_output(config.out, overwrite=config.overwrite, resume=config.resume)
+    check_output(config.out, overwrite=config.overwrite, resume=config.resume, inputs=config.inputs())
     rows = read_manifest(config.episodes)
     if not rows:
         raise nothing_left(config, [])
@@ -185,7 +204,7 @@ def _prepare(config: PreprocessConfig) -> tuple[int, Agreement]:
         derived = key == "action_dim" and config.actions == "next-state"  # then the width is the state's
         if getattr(config, dims) is not None and not derived:
             parse_indices(getattr(config, dims), agreed.rows[0][key], f"--{dims.replace('_', '-')}")
-    return len(rows), agreed
+    return _Prepared(len(rows), agreed, load_lexicon(config.phrasings), _base(config))
 
 
 def _check_options(config: PreprocessConfig) -> None:

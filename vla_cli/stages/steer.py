@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vla_cli.adapter import PolicySpec, load_spec
+from vla_cli.adapter import PolicySpec, check_base, load_spec
 from vla_cli.configs import SteerConfig
-from vla_cli.dataset import load_dataset
+from vla_cli.dataset import Dataset, load_dataset
 from vla_cli.errors import CheckFailed, ConfigError, InputError
 from vla_cli.files import building, check_output, digest, is_complete, read_json
 from vla_cli.guidance import Guidance, choose, describe
@@ -21,6 +22,7 @@ from vla_cli.provenance import RunRecord, describe_input
 from vla_cli.report import BASE, Report, load_report, save_report, table, transposed
 from vla_cli.report.html import render_html
 from vla_cli.suites import SUITES, Actor, Findings
+from vla_cli.suites.closed_loop import check_fits
 from vla_cli.worlds import WORLDS
 
 STAGE = "eval-steer"
@@ -29,8 +31,8 @@ NO_WORLD = "none"
 
 def plan(config: SteerConfig) -> dict[str, Any]:
     """What a run would do, as JSON values (`--dry-run`)."""
-    specs = _specs(config)
-    world = _world(config, next(iter(specs.values())))
+    prepared = _prepare(config)
+    specs, world = prepared.specs, prepared.world
     return {
         "stage": STAGE,
         "dry_run": True,
@@ -52,22 +54,55 @@ def run(config: SteerConfig, progress: Progress = SILENT) -> dict[str, Any]:
         InputError: adapters, base or dataset that cannot be used.
         CheckFailed: novel success is below `fail_under` (the report is written all the same).
     """
-    check_output(config.out, overwrite=config.overwrite, resume=config.resume)
+    prepared = _prepare(config)
+    request = prepared.request
+    if not is_complete(config.out, request, resume=config.resume):
+        with building(config.out, request, overwrite=config.overwrite, resume=config.resume) as partial:
+            _evaluate(config, prepared, partial, progress)
+    return _summary(config, progress)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What is known before a policy is loaded: all that a dry run can refuse.
+
+    Attributes:
+        specs: name of each adapted policy to its spec.
+        base: the base that all adapt.
+        world: to act in; None for the open-loop report.
+        dataset: recorded episodes for the open-loop report; None with a world.
+        request: what determines the report.
+    """
+
+    specs: dict[str, PolicySpec]
+    base: str
+    world: Any
+    dataset: Dataset | None
+    request: dict[str, Any]
+
+
+def _prepare(config: SteerConfig) -> _Prepared:
+    """Check the options, and read all that they name but weights."""
+    check_output(config.out, overwrite=config.overwrite, resume=config.resume, inputs=config.inputs())
     specs = _specs(config)
-    _guidance(config, specs)  # an impossible one is refused before anything is loaded
+    _guidance(config, specs)
     base = config.base or _common_base(config, specs)
+    digest_of_base = locate_base(base).reference.digest
+    for spec in specs.values():
+        check_base(spec, digest_of_base, base)
+    world = _world(config, next(iter(specs.values())))
+    if world is not None:
+        for name, spec in specs.items():
+            check_fits(name, spec, world)
     request = {
         **config.request(),
         "adapters": [describe_input(path) for path in config.adapters],
-        "base": locate_base(base).reference.digest,
+        "base": digest_of_base,
         "dataset": describe_input(config.dataset) if config.dataset else None,
     }
     for key in ("threads", "workers", "fail_under"):
         request.pop(key)
-    if not is_complete(config.out, request, resume=config.resume):
-        with building(config.out, request, overwrite=config.overwrite, resume=config.resume) as partial:
-            _evaluate(config, base, specs, request, partial, progress)
-    return _summary(config, progress)
+    return _Prepared(specs, base, world, _dataset(config, specs) if world is None else None, request)
 
 
 def _specs(config: SteerConfig) -> dict[str, PolicySpec]:
@@ -112,21 +147,19 @@ def _world(config: SteerConfig, spec: PolicySpec) -> Any:
 
 def _evaluate(
     config: SteerConfig,
-    base: str,
-    specs: dict[str, PolicySpec],
-    request: dict[str, Any],
+    prepared: _Prepared,
     partial: Path,
     progress: Progress,
 ) -> None:
+    specs, base, world, request = prepared.specs, prepared.base, prepared.world, prepared.request
     first = next(iter(specs.values()))
-    world = _world(config, first)
     # a base that carries no policy.json (or was made for another robot) is fed the way its adapter is
     unadapted = _load_base_policy(base, first, config)
     set_threads(unadapted.model, config.threads)
     policies: dict[str, Actor] = {BASE: unadapted}
     for (name, spec), path in zip(specs.items(), config.adapters, strict=True):
         policies[name] = POLICIES.get(spec.family)(base, path, device=config.device)
-    if world is not None:
+    if prepared.dataset is None:
         findings: Findings = SUITES.get("closed-loop")(
             policies,
             world,
@@ -143,7 +176,7 @@ def _evaluate(
                 f"--dataset was not used: the policies acted in {world.label} (--world none measures on the dataset)."
             )
     else:
-        findings = _open_loop(config, specs, policies, progress)
+        findings = _open_loop(config, specs, policies, prepared.dataset, progress)
     findings.warnings.extend(_adapters_warnings(config, specs))
     report = _report(config, world, specs, request, findings)
     save_report(partial, report, findings.rollouts, render_html(report, findings.films))
@@ -196,32 +229,51 @@ def _described_guidance(config: SteerConfig, specs: dict[str, PolicySpec], world
 
 
 def _open_loop(
-    config: SteerConfig, specs: dict[str, PolicySpec], policies: dict[str, Actor], progress: Progress
+    config: SteerConfig,
+    specs: dict[str, PolicySpec],
+    policies: dict[str, Actor],
+    dataset: Dataset,
+    progress: Progress,
 ) -> Findings:
+    findings = SUITES.get("open-loop")(policies, dataset, seed=config.seed, episodes=config.episodes, progress=progress)
+    if guided := _guided(config, specs):
+        findings.warnings.append(
+            f"Guidance is the default of {', '.join(guided)}; the open-loop figures are of plain prompting."
+        )
+    return findings
+
+
+def _guided(config: SteerConfig, specs: dict[str, PolicySpec]) -> list[str]:
+    return [name for name, found in _guidance(config, specs).items() if found is not None]
+
+
+def _dataset(config: SteerConfig, specs: dict[str, PolicySpec]) -> Dataset:
+    """The recorded episodes of the open-loop report, which must be of the robot that the adapters were trained for.
+
+    The base is not asked: it is fed the way its adapters are, whatever it calls cameras and dimensions itself.
+
+    Raises:
+        ConfigError: there is none, or guidance was asked for.
+        InputError: it cannot be read, or is of another robot.
+    """
     if config.dataset is None:
         raise ConfigError(
             "There is no world to act in (the demonstrations name none) and no dataset to compare with",
             expected="one of them",
             hint="--dataset DATASET for the open-loop report, or --world tabletop:V",
         )
-    guided = [name for name, found in _guidance(config, specs).items() if found is not None]
-    if guided and (config.guidance != "default" or config.guidance_weight is not None):
+    if _guided(config, specs) and (config.guidance != "default" or config.guidance_weight is not None):
         raise ConfigError("Guidance has no meaning for the open-loop report", hint="--guidance none")
     dataset = load_dataset(config.dataset)
-    for name, policy in policies.items():
-        if policy.spec.action_names != dataset.action_names or policy.spec.cameras != dataset.cameras:
+    for name, spec in specs.items():
+        if spec.action_names != dataset.action_names or spec.cameras != dataset.cameras:
             raise InputError(
                 f"{config.dataset} is not of the robot policy '{name}' was trained for: its actions are "
                 f"{dataset.action_names[:3]}... ({len(dataset.action_names)}) and cameras {dataset.cameras}",
-                expected=f"{policy.spec.action_names[:3]}... ({len(policy.spec.action_names)}), {policy.spec.cameras}",
+                expected=f"{spec.action_names[:3]}... ({len(spec.action_names)}), {spec.cameras}",
                 hint="the dataset it was fine-tuned on",
             )
-    findings = SUITES.get("open-loop")(policies, dataset, seed=config.seed, episodes=config.episodes, progress=progress)
-    if guided:
-        findings.warnings.append(
-            f"Guidance is the default of {', '.join(guided)}; the open-loop figures are of plain prompting."
-        )
-    return findings
+    return dataset
 
 
 def _report(

@@ -12,6 +12,7 @@ from zlib import crc32
 
 import numpy as np
 
+from vla_cli.adapter import PolicySpec
 from vla_cli.errors import ConfigError, InputError
 from vla_cli.guidance import Guidance
 from vla_cli.progress import SILENT, Progress
@@ -53,7 +54,7 @@ def run(
         InputError: a policy does not fit the world.
     """
     for name, policy in policies.items():
-        _check_fits(name, policy, world)
+        check_fits(name, policy.spec, world)
     findings = Findings()
     asked = _asked(world, conditions, findings)
     runs = []
@@ -80,8 +81,13 @@ def run(
     return findings
 
 
-def _check_fits(name: str, policy: Actor, world: World) -> None:
-    widths = (len(policy.spec.state_names), len(policy.spec.action_names), len(policy.spec.cameras))
+def check_fits(name: str, spec: PolicySpec, world: World) -> None:
+    """Refuse a policy that was made for another robot than the world's.
+
+    Raises:
+        InputError: dimensions or cameras are not as many.
+    """
+    widths = (len(spec.state_names), len(spec.action_names), len(spec.cameras))
     wanted = (world.state_width, world.action_width, 1)
     if widths != wanted:
         raise InputError(

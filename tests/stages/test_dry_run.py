@@ -1,0 +1,101 @@
+"""A dry run refuses what a run would refuse, in the same words; and no run writes over what it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from builders import contents
+
+from vla_cli.configs import ExportConfig, FinetuneConfig, PreprocessConfig, SteerConfig
+from vla_cli.errors import ConfigError, VlaError
+from vla_cli.stages import export, finetune, preprocess, steer
+
+NOWHERE = Path("nowhere")
+
+
+@pytest.fixture
+def made(episodes: Path, dataset: Path, base: Path, adapter: Path) -> dict[str, Path]:
+    """An artefact of each kind."""
+    return {"episodes": episodes, "dataset": dataset, "base": base, "adapter": adapter}
+
+
+def stages(made: dict[str, Path], out: Path) -> dict[str, tuple[ModuleType, Any]]:
+    """Each stage with a config that works."""
+    base = str(made["base"])
+    return {
+        "preprocess": (preprocess, PreprocessConfig(episodes=made["episodes"], out=out)),
+        "finetune": (finetune, FinetuneConfig(dataset=made["dataset"], base=base, out=out)),
+        "steer": (steer, SteerConfig(adapters=(made["adapter"],), out=out)),
+        "export": (export, ExportConfig(adapter=made["adapter"], out=out)),
+    }
+
+
+def refusal(call: Callable[[], object]) -> str:
+    with pytest.raises(VlaError) as caught:
+        call()
+    return str(caught.value)
+
+
+def test_a_plan_of_what_works_is_made(made: dict[str, Path], tmp_path: Path) -> None:
+    for module, config in stages(made, tmp_path / "out").values():
+        assert module.plan(config)["dry_run"] is True
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("stage", "wrong", "said"),
+    [
+        ("preprocess", {"episodes": NOWHERE}, "nowhere does not exist"),
+        ("preprocess", {"episodes": "dataset"}, "dataset, written by preprocess"),
+        ("preprocess", {"phrasings": NOWHERE}, "nowhere does not exist"),
+        ("preprocess", {"stats_from": "nowhere"}, "no statistics at 'nowhere'"),
+        ("finetune", {"dataset": "episodes"}, "episodes, written by collect-ingest"),
+        ("finetune", {"dataset": "adapter"}, "an adapter, written by finetune"),
+        ("finetune", {"base": "adapter"}, "--merge"),
+        ("finetune", {"base": "dataset"}, "a dataset, written by preprocess"),
+        ("finetune", {"replay": "adapter"}, "an adapter, written by finetune"),
+        ("finetune", {"alternatives": NOWHERE}, "nowhere does not exist"),
+        ("steer", {"adapters": ("dataset",)}, "a dataset, written by preprocess"),
+        ("steer", {"base": "dataset"}, "a dataset, written by preprocess"),
+        ("steer", {"world": "none"}, "no dataset to compare with"),
+        ("steer", {"world": "none", "dataset": "episodes"}, "episodes, written by collect-ingest"),
+        ("export", {"adapter": "dataset"}, "a dataset, written by preprocess"),
+        ("export", {"report": "dataset"}, "a dataset, written by preprocess"),
+        ("export", {"base": "dataset"}, "a dataset, written by preprocess"),
+    ],
+)
+def test_what_a_run_refuses_a_dry_run_refuses(
+    stage: str, wrong: dict[str, Any], said: str, made: dict[str, Path], tmp_path: Path
+) -> None:
+    def filled(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(filled, value))
+        return made.get(value, value) if isinstance(value, str) else value
+
+    options = {key: filled(value) for key, value in wrong.items()}
+    if "base" in options:
+        options["base"] = str(options["base"])
+    module, config = stages(made, tmp_path / "out")[stage]
+    config = replace(config, **options)
+    message = refusal(lambda: module.run(config))
+    assert said in message
+    assert refusal(lambda: module.plan(config)) == message
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("stage", ["preprocess", "finetune", "steer", "export"])
+def test_no_output_replaces_an_input(stage: str, made: dict[str, Path], tmp_path: Path) -> None:
+    module, config = stages(made, tmp_path / "out")[stage]
+    before = {path: contents(path) for path in config.inputs()}
+    assert before
+    for path in config.inputs():
+        for out in (path, path / "inside", path.parent):
+            for call in (module.run, module.plan):
+                with pytest.raises(ConfigError, match="overlap"):
+                    call(replace(config, out=out, overwrite=True))
+    assert {path: contents(path) for path in config.inputs()} == before
