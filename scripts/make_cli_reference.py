@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "cli.md"
-COMMANDS = ("", "collect-ingest", "preprocess", "finetune", "eval-steer", "export-adapter")
+COMMANDS = ("", "collect-ingest", "preprocess", "finetune", "eval-steer", "export-adapter", "inspect")
 
 
 def help_of(command: str) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from vla_cli.files import partial_path
 from vla_cli.recipe import recipe_names
 
 ROOT = Path(__file__).resolve().parents[1]
+REFERENCE = ROOT / "docs" / "cli.md"
 LOG = "sample_data/demonstrations.hdf5"
 COMMANDS = ["collect-ingest", "preprocess", "finetune", "eval-steer", "export-adapter", "inspect"]
 RUN = "import sys; sys.argv[0] = 'vla'; from vla_cli.cli import main; main()"
@@ -58,6 +61,29 @@ def test_the_command_line_reference_is_fresh() -> None:
         [sys.executable, "scripts/make_cli_reference.py", "--check"], cwd=ROOT, capture_output=True, text=True
     )
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_reference_has_every_command() -> None:
+    listed = vla("--help").stdout.split("Commands:")[1].splitlines()
+    named = [line.split()[0] for line in listed if re.match(r"  \S", line)]
+    assert sorted(named) == sorted(COMMANDS)
+    assert [name for name in named if f"## vla {name}\n" not in REFERENCE.read_text()] == []
+
+
+def texts(source: str) -> str:
+    """All string constants of a module, with the parts of f-strings."""
+    nodes = ast.walk(ast.parse(source))
+    return "\n".join(node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str))
+
+
+def test_messages_name_only_options_that_exist() -> None:
+    option = re.compile(r"(?<![\w(-])--[a-z][a-z-]*[a-z](?![\w:-])")  # not var(--ink), --ink: or the arrow --ink-->
+    known = set(option.findall(REFERENCE.read_text())) | {"--overwrite", "--resume"}
+    assert {"--recipe", "--val-fraction", "--frames"} <= known
+    shown = {file: texts(file.read_text()) for file in (ROOT / "vla_cli").rglob("*.py")}
+    shown |= {file: file.read_text() for file in (ROOT / "README.md", ROOT / "examples" / "pipeline.sh")}
+    unknown = [f"{file.name}: {name}" for file, text in shown.items() for name in set(option.findall(text)) - known]
+    assert unknown == []
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def _wanted_cameras(agreed: Agreement, wanted: Sequence[str]) -> tuple[str, ...]
     everywhere = sorted({camera for row in agreed.rows for camera in row["cameras"]})
     unknown = [camera for camera in wanted if camera not in everywhere]
     if unknown:
-        raise ConfigError(f"--cameras names {', '.join(unknown)}", expected=f"some of: {', '.join(everywhere)}")
+        raise ConfigError(f"--camera names {', '.join(unknown)}", expected=f"some of: {', '.join(everywhere)}")
     fits = []
     for row in agreed.rows:
         missing = [camera for camera in wanted if camera not in row["cameras"]]
@@ -106,7 +106,7 @@ def _common_cameras(agreed: Agreement) -> tuple[str, ...]:
         elif have:
             agreed.warnings.append(
                 f"Camera '{camera}' is dropped: {have} of {len(agreed.rows)} episodes have it. "
-                f"To keep it and skip the other episodes: --cameras {camera}."
+                f"To keep it and skip the other episodes: --camera {camera}."
             )
     return tuple(common)
 

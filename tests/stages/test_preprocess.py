@@ -192,7 +192,7 @@ def test_a_dry_run_writes_nothing(episodes, tmp_path) -> None:
         ({"rate": -1.0}, "--rate"),
         ({"val_fraction": 1.0}, "--val-fraction"),
         ({"image_size": 2}, "--image-size"),
-        ({"cameras": ("top",)}, "--cameras names top"),
+        ({"cameras": ("top",)}, "--camera names top"),
         ({"cameras": ("camera", "camera")}, "twice"),
         ({"action_dims": "0-9"}, "--action-dims"),
         ({"state_dims": "x"}, "--state-dims"),

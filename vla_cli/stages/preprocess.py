@@ -216,7 +216,7 @@ def _check_options(config: PreprocessConfig) -> None:
     if config.image_size is not None and not 8 <= config.image_size <= 4096:
         found.append(f"--image-size is {config.image_size}, not from 8 to 4096 pixels")
     if len(set(config.cameras)) != len(config.cameras):
-        found.append(f"--cameras names one twice: {', '.join(config.cameras)}")
+        found.append(f"--camera names one twice: {', '.join(config.cameras)}")
     if not 0 <= config.paraphrases <= 100:
         found.append(f"--paraphrases is {config.paraphrases}, not from 0 to 100")
     if config.stats_from == "base" and config.base is None:
