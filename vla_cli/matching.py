@@ -68,6 +68,8 @@ def adapted_spec(
     instructions = list(dict.fromkeys(text for d in dataset.split("train") for text in d.instructions))
     keep = own is not None and _fits(dataset, own, warnings)
     statistics = (own.state, own.actions) if own is not None and keep else _dataset_statistics(dataset)
+    if own is not None and (said := _cameras_differ(dataset.cameras, own.cameras)):
+        warnings.append(said)
     if own is not None and abs(own.rate_hz - dataset.rate_hz) > 0.05 * own.rate_hz:
         warnings.append(
             f"The dataset's control rate is {dataset.rate_hz:g} Hz, the base's {own.rate_hz:g} Hz: "
@@ -114,6 +116,25 @@ def _guidance(recipe: Recipe, instructions: list[str], warnings: list[str]) -> d
 def plain_guidance(why: str) -> dict[str, Any]:
     """Plain prompting, as `policy.json` says it, and why."""
     return {"kind": PLAIN_KIND, "weight": 1.0, "why": why}
+
+
+def _cameras_differ(here: list[str], known: list[str]) -> str:
+    """What a person should know where the dataset's cameras are not the base's, which go by their order; or nothing."""
+    if here == known:
+        return ""
+    if sorted(here) == sorted(known):
+        order = " ".join(f"--camera {camera}" for camera in known)
+        return (
+            f"The dataset's cameras are {', '.join(here)}, the base's {', '.join(known)}: the same in another "
+            f"order, so that one is taken for the other. vla preprocess {order} puts them in its order."
+        )
+    if len(here) == len(known):
+        pairs = ", ".join(f"'{mine}' is taken for the base's '{its}'" for mine, its in zip(here, known, strict=True))
+        return f"Cameras correspond by their order: {pairs} (vla preprocess --camera, repeated, sets the order)."
+    return (
+        f"The dataset has {len(here)} camera(s) ({', '.join(here)}), the base was trained with {len(known)} "
+        f"({', '.join(known)}): what it knows of one view need not hold for others."
+    )
 
 
 def _dataset_statistics(dataset: Dataset) -> tuple[Any, Any]:
