@@ -59,6 +59,8 @@ def test_a_plan_of_what_works_is_made(made: dict[str, Path], tmp_path: Path) -> 
         ("finetune", {"base": "adapter"}, "--merge"),
         ("finetune", {"base": "dataset"}, "a dataset, written by preprocess"),
         ("finetune", {"replay": "adapter"}, "an adapter, written by finetune"),
+        ("finetune", {"recipe": "rehearse"}, "needs base-domain data"),
+        ("finetune", {"recipe": "retain"}, "needs other instructions"),
         ("finetune", {"alternatives": NOWHERE}, "nowhere does not exist"),
         ("steer", {"adapters": ("dataset",)}, "a dataset, written by preprocess"),
         ("steer", {"base": "dataset"}, "a dataset, written by preprocess"),

@@ -3,6 +3,7 @@
 A method is built from its options in the recipe. It derives from `Method` and overrides the calls of the training loop
 that it needs; every other call does nothing:
 
+    needs()                       "replay" or "alternatives", where it cannot work without
     share(batch_size)             how many windows of each batch it fills itself
     prepare(context)              once, before training; raises ConfigError when something it needs is missing
     draw(rng, count)              those windows
@@ -31,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from vla_cli.errors import ConfigError
-from vla_cli.language.alternatives import Alternative
+from vla_cli.language.alternatives import FILE_NAME, Alternative
 from vla_cli.lookup import Table
 from vla_cli.windows import Samples, Windows
 
@@ -113,6 +114,12 @@ class Learner(Protocol):
         ...
 
 
+ALTERNATIVES_HINT = (
+    f"--alternatives FILE: preprocess proposes one in its dataset ({FILE_NAME}), to be read and cut; it is a YAML list "
+    "that you can write as well (vla_cli/language/alternatives.py says how)"
+)
+
+
 @dataclass
 class Context:
     """What a retention method may look at.
@@ -148,12 +155,23 @@ class Context:
             ConfigError: none were given.
         """
         if self.replay is None:
-            raise ConfigError(
-                f"The recipe's '{method}' needs base-domain data, and none was given",
-                expected="--replay with episodes or a dataset of the base's own domain",
-                hint="--replay, or --recipe steerable (which works without)",
-            )
+            raise lacking(method, "replay")
         return self.replay
+
+
+def lacking(method: str, need: str) -> ConfigError:
+    """The error for a method that cannot work without "replay" or "alternatives", and was given none."""
+    if need == "replay":
+        return ConfigError(
+            f"The recipe's '{method}' needs base-domain data, and none was given",
+            expected="--replay with episodes or a dataset of the base's own domain",
+            hint="--replay, or --recipe steerable (which works without)",
+        )
+    return ConfigError(
+        f"The recipe's '{method}' needs other instructions for the demonstrated scenes, and none were given",
+        expected="--alternatives with instructions about things in the scene",
+        hint=ALTERNATIVES_HINT,
+    )
 
 
 @dataclass
@@ -189,6 +207,10 @@ class Penalty:
 
 class Method:
     """A retention method that does nothing; see the module's docstring for the calls."""
+
+    def needs(self) -> tuple[str, ...]:
+        """What it cannot work without: "replay", "alternatives"."""
+        return ()
 
     def share(self, batch_size: int) -> int:
         """How many windows of each batch this method fills."""

@@ -74,6 +74,10 @@ class Distillation(Method):
             raise ConfigError("distillation needs at least one window, and a weight of 0 or more")
         self._gap: float | None = None
 
+    def needs(self) -> tuple[str, ...]:
+        """Other instructions for the demonstrated scenes."""
+        return ("alternatives",)
+
     def prepare(self, context: Context) -> None:
         """Find what can be asked at which frame.
 

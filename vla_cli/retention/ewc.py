@@ -80,6 +80,10 @@ class EWC(Method):
         self._policy: Learner | None = None
         self._windows = 0
 
+    def needs(self) -> tuple[str, ...]:
+        """Base-domain data."""
+        return ("replay",)
+
     def prepare(self, context: Context) -> None:
         """Remember the base, measure F (or read it from the cache) and fix lambda.
 

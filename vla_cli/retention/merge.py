@@ -83,6 +83,10 @@ class Merge(Method):
         self._used: dict[str, float] = {}
         self._curves: Curves | None = None
 
+    def needs(self) -> tuple[str, ...]:
+        """Other instructions for the demonstrated scenes, to choose an alpha by."""
+        return ("alternatives",) if AUTO in self._wished.values() else ()
+
     def prepare(self, context: Context) -> None:
         """Remember the base, and for `auto` what it does under other instructions.
 

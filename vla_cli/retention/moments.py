@@ -15,13 +15,9 @@ from dataclasses import replace
 import numpy as np
 
 from vla_cli.errors import ConfigError
-from vla_cli.language.alternatives import FILE_NAME, Alternative
+from vla_cli.language.alternatives import Alternative
+from vla_cli.retention import ALTERNATIVES_HINT, lacking
 from vla_cli.windows import Samples, Windows
-
-_HINT = (
-    f"--alternatives FILE: preprocess proposes one in its dataset ({FILE_NAME}), to be read and cut; it is a YAML list "
-    "that you can write as well (vla_cli/language/alternatives.py says how)"
-)
 
 
 def holding_frames(commands: np.ndarray, threshold: float) -> np.ndarray:
@@ -63,12 +59,13 @@ class Counterfactuals:
     ) -> None:
         shown = {_plain(text) for demo in windows.demonstrations for text in demo.instructions}
         self.alternatives = [a for a in alternatives if _plain(a.instruction) not in shown]
+        if not alternatives:
+            raise lacking(method, "alternatives")
         if not self.alternatives:
-            given = "only those that the demonstrations show" if alternatives else "none"
             raise ConfigError(
-                f"The recipe's '{method}' needs other instructions for the demonstrated scenes, and {given} were given",
+                f"The recipe's '{method}' needs other instructions than the demonstrations show, and none were given",
                 expected="--alternatives with instructions about things in the scene",
-                hint=_HINT,
+                hint=ALTERNATIVES_HINT,
             )
         self.windows, self.method = windows, method
         tracks = _gripper_tracks(windows, gripper_dim, gripper_threshold, method)
@@ -77,7 +74,9 @@ class Counterfactuals:
         self._fitting = {held: [a.instruction for a in self.alternatives if a.fits(held)] for held in (False, True)}
         self._rows = np.flatnonzero([bool(self._fitting[bool(held)]) for held in self.holding])
         if len(self._rows) == 0:
-            raise ConfigError(f"None of the alternatives fits any frame, so '{method}' has no use for them", hint=_HINT)
+            raise ConfigError(
+                f"None of the alternatives fits any frame, so '{method}' has no use for them", hint=ALTERNATIVES_HINT
+            )
 
     def draw(self, rng: np.random.Generator, count: int) -> Samples:
         """`count` random windows, each told a random alternative that fits; their actions stay the demonstration's."""
@@ -97,7 +96,7 @@ class Counterfactuals:
             raise ConfigError(
                 f"'{self.method}' looks at frames before the grasp, and every alternative is for later",
                 expected="some with `while: empty` or `always`",
-                hint=_HINT,
+                hint=ALTERNATIVES_HINT,
             )
         rows = np.flatnonzero(self.before_grasp)
         rows = rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]

@@ -55,6 +55,10 @@ class Projection(Method):
         self._asked = self._projected = 0
         self._last: dict[str, float] = {}
 
+    def needs(self) -> tuple[str, ...]:
+        """Base-domain data."""
+        return ("replay",)
+
     def prepare(self, context: Context) -> None:
         """Take the base-domain windows.
 

@@ -72,6 +72,10 @@ class Rehearsal(Method):
         self._memorised = False
         self._style = np.empty((0, 2, 1, 1, 1, 3))
 
+    def needs(self) -> tuple[str, ...]:
+        """Base-domain data."""
+        return ("replay",)
+
     def share(self, batch_size: int) -> int:
         """At least one window, and at least one is left to the demonstrations."""
         return min(max(1, round(self.options.fraction * batch_size)), batch_size - 1)

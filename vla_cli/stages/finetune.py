@@ -31,7 +31,7 @@ from vla_cli.provenance import FILE_NAME as RUN_FILE
 from vla_cli.provenance import RunRecord, describe_input
 from vla_cli.recipe import AUTO, Recipe, load_recipe
 from vla_cli.replay import load_replay
-from vla_cli.retention import RETENTION, Context
+from vla_cli.retention import RETENTION, Context, Method, lacking
 from vla_cli.retention.composition import Composition
 from vla_cli.windows import Windows
 
@@ -43,7 +43,20 @@ RESPONSE_WINDOWS = 32
 
 @dataclass
 class Plan:
-    """Everything read and checked before any weight is loaded."""
+    """Everything read and checked before any weight is loaded.
+
+    Attributes:
+        config: what was asked for.
+        recipe: how to fine-tune.
+        dataset: demonstrations.
+        files: of the base.
+        spec: how the adapted policy is to be fed.
+        request: what determines the adapter.
+        warnings: sentences a person should read.
+        alternatives: what else could be asked in the demonstrated scenes.
+        methods: of retention, by name.
+        left_out: optional methods that cannot work with what was given, and why.
+    """
 
     config: FinetuneConfig
     recipe: Recipe
@@ -53,6 +66,8 @@ class Plan:
     request: dict[str, Any]
     warnings: list[str]
     alternatives: list[Alternative]
+    methods: dict[str, Method]
+    left_out: dict[str, str]
 
 
 def plan(config: FinetuneConfig) -> dict[str, Any]:
@@ -151,7 +166,30 @@ def _prepare(config: FinetuneConfig) -> Plan:
     # they change speed, or how often the run can be picked up again, not what comes out of it
     for key in ("checkpoint_every", "threads"):
         request.pop(key)
-    return Plan(config, recipe, dataset, files, spec, request, warnings, alternatives)
+    given = {"replay": config.replay is not None, "alternatives": bool(alternatives)}
+    methods, left_out = _methods(config, recipe, given)
+    return Plan(config, recipe, dataset, files, spec, request, warnings, alternatives, methods, left_out)
+
+
+def _methods(
+    config: FinetuneConfig, recipe: Recipe, given: dict[str, bool]
+) -> tuple[dict[str, Method], dict[str, str]]:
+    """The recipe's retention methods that can work with what was given, and the optional ones that cannot.
+
+    Raises:
+        ConfigError: one that is not optional cannot and is certain to be used, or has options that cannot be.
+    """
+    methods: dict[str, Method] = {}
+    left_out = {}
+    certain = recipe.trains and recipe.adapt == "always"  # else the calibrated base may do without
+    for name, options in recipe.retention.items():
+        if missing := [need for need in recipe.optional.get(name, ()) if not given[need]]:
+            left_out[name] = f"no --{missing[0]} was given{_proposed(config.dataset, missing[0])}"
+            continue
+        methods[name] = RETENTION.get(name)(**options)
+        if certain and (missing := [need for need in methods[name].needs() if not given[need]]):
+            raise lacking(name, missing[0])
+    return methods, left_out
 
 
 def _base(files: BaseFiles) -> Base:
@@ -402,15 +440,9 @@ def _retention(
     frozen: Callable[[], FlowPolicy],
 ) -> Composition:
     config, recipe = prepared.config, prepared.recipe
-    given = {"replay": replay is not None, "alternatives": bool(prepared.alternatives)}
-    methods = {}
-    for name, options in recipe.retention.items():
-        lacking = [need for need in recipe.optional.get(name, ()) if not given[need]]
-        if lacking:
-            record.skip(f"retention/{name}", f"no --{lacking[0]} was given{_proposed(config.dataset, lacking[0])}")
-        else:
-            methods[name] = RETENTION.get(name)(**options)
-    hooks = Composition(methods, demonstrations, recipe.batch_size, config.seed)
+    for name, why in prepared.left_out.items():
+        record.skip(f"retention/{name}", why)
+    hooks = Composition(prepared.methods, demonstrations, recipe.batch_size, config.seed)
     held_out = dataset.split("valid")
     hooks.prepare(
         Context(
