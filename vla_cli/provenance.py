@@ -116,8 +116,9 @@ def not_an_artefact(here: Path, file: str, stage: str) -> InputError:
     if not here.is_dir():
         problem = f"{here} {'is a file' if here.exists() else 'does not exist'}"
     elif (writer := written_by(here)) and writer != stage:
-        problem, hint = f"{here} is {ARTEFACTS[writer].noun}, written by {writer}", ARTEFACTS[writer].use
-    return InputError(problem, expected=f"{wanted.noun}: a directory written by {stage}", hint=hint.format(here=here))
+        problem = f"{here} is {ARTEFACTS[writer].noun}, written by {writer}"
+        hint = ARTEFACTS[writer].use.format(here=here)
+    return InputError(problem, expected=f"{wanted.noun}: a directory written by {stage}", hint=hint)
 
 
 def written_by(directory: Path) -> str:

@@ -463,10 +463,10 @@ def _retention(
 
 def _proposed(dataset: Path, need: str) -> str:
     """Where to find what was not given: preprocess proposes alternatives, but only a person can vouch for them."""
-    file = dataset / ALTERNATIVES
-    if need != "alternatives" or not file.is_file():
+    if need != "alternatives" or not (dataset / ALTERNATIVES).is_file():
         return ""
-    return f" ({file} proposes some: read it, and cut what is not there)"
+    # it goes into run.json, which names no place: places differ by machine
+    return f" ({dataset.name}/{ALTERNATIVES} proposes some: read it, and cut what is not there)"
 
 
 def _frozen_policy(prepared: Plan) -> FlowPolicy:
