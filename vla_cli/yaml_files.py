@@ -75,6 +75,10 @@ def read_options(path: Path) -> dict[str, Any]:
     """
     document = read_yaml(path)
     if not isinstance(document, dict):
-        held = "nothing" if document is None else f"a {type(document).__name__}"
-        raise ConfigError(f"{path} holds {held}", expected="a mapping of options")
+        raise ConfigError(f"{path} holds {kind(document)}", expected="a mapping of options")
     return document
+
+
+def kind(document: Any) -> str:
+    """What a file holds, for messages."""
+    return "nothing" if document is None else f"a {type(document).__name__}"

@@ -90,6 +90,11 @@ def test_what_a_run_refuses_a_dry_run_refuses(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_writes_nothing_has_no_plan(made: dict[str, Path], tmp_path: Path) -> None:
+    config = PreprocessConfig(episodes=made["dataset"], out=tmp_path / "out", compare=tmp_path)
+    assert "--compare writes nothing" in refusal(lambda: preprocess.plan(config))
+
+
 @pytest.mark.parametrize("stage", ["preprocess", "finetune", "steer", "export"])
 def test_no_output_replaces_an_input(stage: str, made: dict[str, Path], tmp_path: Path) -> None:
     module, config = stages(made, tmp_path / "out")[stage]

@@ -173,8 +173,9 @@ def test_another_robots_adapter_gets_the_open_loop_report(base: Path, tmp_path: 
     assert report.kind == "open-loop"
     row = report.find("lora", "trained", "action_error")
     assert row is not None and row.value > 0 and row.low <= row.value <= row.high
-    with pytest.raises(InputError, match="--world none"):
-        steer.run(SteerConfig(adapters=(tmp_path / "a",), out=tmp_path / "w", world="tabletop:V"))
+    for call in (steer.run, steer.plan):
+        with pytest.raises(InputError, match=r"Policy 'lora'.*--world none"):
+            call(SteerConfig(adapters=(tmp_path / "a",), out=tmp_path / "w", world="tabletop:V"))
 
 
 def test_the_demonstrations_world_wins_over_a_dataset_and_says_so(adapter: Path, dataset: Path, tmp_path: Path) -> None:

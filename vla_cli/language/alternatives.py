@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vla_cli.errors import ConfigError
-from vla_cli.yaml_files import read_yaml
+from vla_cli.yaml_files import kind, read_yaml
 
 FILE_NAME = "alternatives.yaml"
 """What preprocess proposes, in a dataset's directory."""
@@ -51,7 +51,7 @@ def load_alternatives(path: Path) -> list[Alternative]:
     """
     entries = read_yaml(path, expected=_EXPECTED)
     if not isinstance(entries, list) or not entries:
-        raise ConfigError(f"{path} holds {_kind(entries)}", expected=_EXPECTED)
+        raise ConfigError(f"{path} holds {kind(entries or None)}", expected=_EXPECTED)
     problems = [f"entry {i + 1}: {p}" for i, entry in enumerate(entries) if (p := _problem(entry))]
     if problems:
         raise ConfigError(f"{path} cannot be used: {'; '.join(problems)}", expected="text, or {instruction, while}")
@@ -61,10 +61,6 @@ def load_alternatives(path: Path) -> list[Alternative]:
         else Alternative(entry["instruction"], entry.get("while", "always"))
         for entry in entries
     ]
-
-
-def _kind(entries: Any) -> str:
-    return "nothing" if not entries else f"a {type(entries).__name__}"
 
 
 def _problem(entry: Any) -> str:
