@@ -7,6 +7,8 @@
     policy.json                                      base, cameras, action convention, statistics, instructions
     metrics.jsonl, run.json                          how it was trained
 
+A bundle for the robot is laid out alike, but a whole model lies in its `merged/`.
+
 A base policy that vla-cli made carries a `policy.json` too (kind "base"); a base from elsewhere may lack one.
 """
 
@@ -25,6 +27,7 @@ FILE_NAME = "policy.json"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 MODEL_WEIGHTS = "model.safetensors"
+MERGED = "merged"
 SCHEMA_VERSION = 1
 
 Kind = Literal["base", "lora", "full", "frozen"]
@@ -129,6 +132,28 @@ def load_spec(directory: Path) -> PolicySpec:
         return PolicySpec(**document)
     except (KeyError, TypeError) as error:
         raise InputError(f"{path} is malformed ({error})", hint="vla finetune again") from None
+
+
+def load_adapter_spec(directory: Path) -> PolicySpec:
+    """Read the `policy.json` of something that adapts a base.
+
+    Raises:
+        InputError: see `load_spec`; or it is of a base itself.
+    """
+    spec = load_spec(directory)
+    if spec.base is None:
+        raise InputError(
+            f"{directory} is a base policy: its {FILE_NAME} names no base that it adapts",
+            expected="an adapter: a directory written by finetune",
+            hint=f"vla finetune DATASET --base {directory} --out ADAPTER",
+        )
+    return spec
+
+
+def full_model(directory: Path) -> Path:
+    """Where the whole model of kind "full" lies: in the adapter itself, or in `merged/` of a bundle."""
+    merged = directory / MERGED
+    return merged if (merged / MODEL_WEIGHTS).is_file() else directory
 
 
 def has_spec(directory: Path) -> bool:

@@ -27,7 +27,7 @@ from vla_cli.files import digest_file, read_json, write_json, write_text
 from vla_cli.guidance import PLAIN_KIND, read_default
 from vla_cli.report import Report, table, to_markdown, transposed
 
-CARD, DIGESTS, MERGED, REPORT = "README.md", "digests.json", "merged", "report"
+CARD, DIGESTS, REPORT = "README.md", "digests.json", "report"
 PEFT_FILES = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
 
 

@@ -226,7 +226,8 @@ def finetune(
 def eval_steer(
     context: typer.Context,
     adapters: Annotated[
-        list[Path] | None, typer.Argument(help="One or more directories written by finetune; the base is added.")
+        list[Path] | None,
+        typer.Argument(help="Directories written by finetune, or bundles of them; the base is added."),
     ] = None,
     out: Out = None,
     base: Annotated[str | None, typer.Option(help="Base policy [the one the adapter names].")] = None,

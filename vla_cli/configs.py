@@ -203,7 +203,7 @@ class SteerConfig(StageConfig):
     """`vla eval-steer`: an adapter becomes a steerability report.
 
     Attributes:
-        adapters: directories written by finetune; each becomes a policy in the report, beside the base.
+        adapters: directories written by finetune, or bundles; each becomes a policy in the report, beside the base.
         base: the base policy; None takes the one the adapter names.
         world: "tabletop", "tabletop:V", ...; None takes the demonstrations' own, "none" forces the open-loop report.
         dataset: a dataset for the open-loop error when there is no world (or world is "none").

@@ -62,6 +62,13 @@ def test_full_fine_tuning_exports_the_whole_model(dataset: Path, base: Path, tmp
     summary = export.run(ExportConfig(adapter=tmp_path / "n", out=tmp_path / "bundle"))
     assert summary["max_abs_action_difference"] == {"merged": 0.0}
     assert not (tmp_path / "bundle" / ADAPTER_WEIGHTS).exists()
+    # and the bundle is measured as the adapter is
+    outcomes = []
+    for policy in ("n", "bundle"):
+        ask = SteerConfig(adapters=(tmp_path / policy,), out=tmp_path / f"of-{policy}", episodes=2)
+        steer.run(replace(ask, conditions=("trained",)))
+        outcomes.append((ask.out / "rollouts.jsonl").read_bytes())
+    assert outcomes[0] == outcomes[1]
 
 
 def test_a_damaged_adapter_leaves_nothing_behind(adapter: Path, tmp_path: Path) -> None:
@@ -126,6 +133,14 @@ def test_a_calibrated_base_is_exported_without_weights(bundle: Path, calibrated:
     assert planned["calibration"] == ["look", "camera", "action"]
 
 
+def test_a_bundle_is_no_adapter_to_export_again(bundle: Path, adapter: Path, tmp_path: Path) -> None:
+    again = ExportConfig(adapter=bundle, out=tmp_path / "again")
+    assert_refused(InputError, again.out, lambda: export.run(again), r"is a bundle, written by export-adapter")
+    # what serves as a base is inside it
+    with pytest.raises(InputError, match=r"is a bundle.*--base \S+/merged"):
+        export.run(ExportConfig(adapter=adapter, base=str(bundle), out=tmp_path / "other"))
+
+
 def test_a_changed_picture_of_the_table_is_noticed(bundle: Path, tmp_path: Path) -> None:
     tampered = shutil.copytree(bundle, tmp_path / "bundle")
     pixels = bytearray((tampered / PICTURE).read_bytes())
@@ -133,6 +148,8 @@ def test_a_changed_picture_of_the_table_is_noticed(bundle: Path, tmp_path: Path)
     (tampered / PICTURE).write_bytes(pixels)
     with pytest.raises(InputError, match=r"table_agentview_image\.png was changed"):
         verify_digests(tampered)
+    measured = SteerConfig(adapters=(tampered,), out=tmp_path / "report")
+    assert_refused(InputError, measured.out, lambda: steer.run(measured), "table_agentview_image.png was changed")
 
 
 def test_bundle_and_merged_model_act_through_the_calibration_in_the_deployment_alone(

@@ -10,7 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vla_cli.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BaseReference, PolicySpec, digest_weights
+from vla_cli.adapter import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    MERGED,
+    BaseReference,
+    PolicySpec,
+    digest_weights,
+    full_model,
+)
 from vla_cli.errors import InputError
 from vla_cli.policies.modalities import is_unused
 from vla_cli.policies.prompts import Prompts
@@ -61,8 +69,12 @@ def _no_base(directory: Path) -> InputError:
     """The error for a directory that holds no model; an adapter becomes one when it is merged."""
     writer = written_by(directory)
     what = f"is {ARTEFACTS[writer].noun}, written by {writer}" if writer else f"holds no {CONFIG}"
-    merged = f"vla export-adapter {directory} --merge --out BUNDLE, then --base BUNDLE/merged"
-    hint = merged if writer in ("finetune", "export-adapter") else _HINT
+    hint = _HINT
+    if (directory / MERGED / CONFIG).is_file():
+        hint = f"--base {directory / MERGED}"
+    elif writer in ("finetune", "export-adapter"):
+        adapter = directory if writer == "finetune" else "ADAPTER"
+        hint = f"vla export-adapter {adapter} --merge --out BUNDLE, then --base BUNDLE/merged"
     return InputError(f"The base {directory} {what}", expected=_EXPECTED, hint=hint)
 
 
@@ -199,7 +211,7 @@ def _attach_full(model: Any, adapter: Path) -> nn.Module:
 
     try:
         full = PI0ForConditionalGeneration.from_pretrained(
-            adapter, config=model.config, dtype=torch.float32, use_safetensors=True
+            full_model(adapter), config=model.config, dtype=torch.float32, use_safetensors=True
         )
     except Exception as error:  # see load_base
         raise InputError(

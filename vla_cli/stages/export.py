@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from vla_cli.adapter import FILE_NAME as SPEC_FILE
-from vla_cli.adapter import PolicySpec, check_base, load_spec, save_spec
-from vla_cli.bundle import MERGED, PEFT_FILES, REPORT, write_card, write_digests
+from vla_cli.adapter import MERGED, PolicySpec, check_base, load_adapter_spec, save_spec
+from vla_cli.bundle import PEFT_FILES, REPORT, write_card, write_digests
 from vla_cli.calibration import FILE_NAME as DOMAIN_FILE
 from vla_cli.calibration import FOLDER as CALIBRATION
 from vla_cli.configs import ExportConfig
@@ -22,7 +22,7 @@ from vla_cli.policies.checkpoint import BaseFiles, locate_base
 from vla_cli.policies.flow import FlowPolicy, load
 from vla_cli.progress import SILENT, Progress
 from vla_cli.provenance import FILE_NAME as RUN_FILE
-from vla_cli.provenance import RunRecord, describe_input
+from vla_cli.provenance import RunRecord, describe_input, not_an_artefact, written_by
 from vla_cli.report import Report, load_report
 
 STAGE = "export-adapter"
@@ -86,7 +86,9 @@ class _Prepared:
 def _prepare(config: ExportConfig) -> _Prepared:
     """Check the options, and read all that they name but weights."""
     check_output(config.out, overwrite=config.overwrite, resume=config.resume, inputs=config.inputs())
-    spec = load_spec(config.adapter)
+    if written_by(config.adapter) == STAGE:
+        raise not_an_artefact(config.adapter, SPEC_FILE, "finetune")
+    spec = load_adapter_spec(config.adapter)
     _check_not_the_base_itself(spec, config)
     base = config.base or (spec.base.name if spec.base else "")
     files = locate_base(base)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vla_cli.adapter import PolicySpec, check_base, load_spec
+from vla_cli.adapter import PolicySpec, check_base, load_adapter_spec, load_spec
+from vla_cli.bundle import DIGESTS, verify_digests
 from vla_cli.configs import SteerConfig
 from vla_cli.dataset import Dataset, load_dataset
 from vla_cli.errors import CheckFailed, ConfigError, InputError
@@ -109,7 +110,9 @@ def _specs(config: SteerConfig) -> dict[str, PolicySpec]:
     """Policy name to spec, in the order given; two of one recipe are told apart by their directories."""
     if not config.adapters:
         raise ConfigError("No adapter is given", hint="vla eval-steer ADAPTER --out REPORT")
-    found = [(path, load_spec(path)) for path in config.adapters]
+    found = [(path, load_adapter_spec(path)) for path in config.adapters]
+    for bundle in [path for path in config.adapters if (path / DIGESTS).is_file()]:
+        verify_digests(bundle)
     recipes = [spec.recipe for _, spec in found]
     names = [spec.recipe if recipes.count(spec.recipe) == 1 else path.name for path, spec in found]
     if len(set(names)) != len(names) or BASE in names:
