@@ -15,6 +15,7 @@ guidance: {kind: ..., weight: number | auto}    the adapter's default at test ti
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -110,7 +111,7 @@ def load_recipe(name: str, **overrides: Any) -> Recipe:
     """Load a recipe by name or YAML path; overrides that are None are left out.
 
     Raises:
-        ConfigError: unknown recipe, unknown or ill-typed keys; all problems of a file at once.
+        ConfigError: unknown recipe, unknown or ill-typed keys (all problems of a file at once), or nothing to be done.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     if not path.is_file():
@@ -122,7 +123,14 @@ def load_recipe(name: str, **overrides: Any) -> Recipe:
     problems = _problems(document)
     if problems:
         raise ConfigError(f"The recipe {name} cannot be used: {'; '.join(problems)}")
-    return Recipe(name=path.stem, **document)
+    recipe = Recipe(name=path.stem, **document)
+    if not (recipe.trains or recipe.calibrate):
+        raise ConfigError(
+            f"The recipe {name} changes nothing: every modality is frozen, and it does not calibrate",
+            expected="a modality that is trained, or calibrate: true",
+            hint="--action lora, or --calibrate",
+        )
+    return recipe
 
 
 _POSITIVE = ("steps", "batch_size", "learning_rate", "noise_draws", "rank", "alpha", "clip")
@@ -155,6 +163,8 @@ def _problems(document: dict[str, Any]) -> list[str]:
         whole = known[key].type == "int"
         if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
             found.append(f"{key} is {value!r}, not a {'whole ' if whole else ''}number")
+        elif not math.isfinite(value):
+            found.append(f"{key} is {value}, not a finite number")
         elif value < 0 or (key in _POSITIVE and value == 0):
             found.append(f"{key} is {value}, not {'above' if key in _POSITIVE else 'at least'} 0")
     retention = document.get("retention", {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -62,6 +63,22 @@ def test_a_plan_of_what_works_is_made(made: dict[str, Path], tmp_path: Path) -> 
         ("finetune", {"recipe": "rehearse"}, "needs base-domain data"),
         ("finetune", {"recipe": "retain"}, "needs other instructions"),
         ("finetune", {"alternatives": NOWHERE}, "nowhere does not exist"),
+        (
+            "finetune",
+            {"recipe": "lora", "vision": "frozen", "language": "frozen", "action": "frozen"},
+            "changes nothing",
+        ),
+        ("finetune", {"recipe": "calibrate", "calibrate": False}, "changes nothing"),
+        ("finetune", {"replay_fraction": 2.0}, "rehearsal's fraction is 2.0"),
+        ("finetune", {"rank": 0}, "rank is 0"),
+        ("finetune", {"learning_rate": math.nan}, "learning_rate is nan"),
+        ("finetune", {"learning_rate": math.inf}, "learning_rate is inf"),
+        ("finetune", {"device": "tpu"}, "--device tpu cannot be used here"),
+        ("steer", {"device": "tpu"}, "--device tpu cannot be used here"),
+        ("steer", {"conditions": ("novel",)}, "no condition 'novel'"),
+        ("steer", {"conditions": ("trained",), "fail_under": 0.8}, "none would be measured"),
+        ("steer", {"world": "none", "dataset": "dataset", "fail_under": 0.8}, "none would be measured"),
+        ("steer", {"world": "none", "dataset": "dataset", "conditions": ("trained",)}, "open-loop report"),
         ("steer", {"adapters": ("dataset",)}, "a dataset, written by preprocess"),
         ("steer", {"adapters": ("base",)}, "is a base policy"),
         ("steer", {"base": "dataset"}, "a dataset, written by preprocess"),
@@ -90,6 +107,11 @@ def test_what_a_run_refuses_a_dry_run_refuses(
     assert said in message
     assert refusal(lambda: module.plan(config)) == message
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_names_the_conditions_that_are_asked_for(adapter: Path, tmp_path: Path) -> None:
+    config = SteerConfig(adapters=(adapter,), out=tmp_path / "out", conditions=("novel-both", "trained"))
+    assert steer.plan(config)["conditions"] == ["trained", "novel-both"]
 
 
 def test_what_writes_nothing_has_no_plan(made: dict[str, Path], tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from vla_cli.adapter import PolicySpec, check_base, has_spec, load_spec
 from vla_cli.calibration import Calibration
+from vla_cli.errors import ConfigError
 from vla_cli.guidance import Guidance
 from vla_cli.policies.adaptation import Deltas
 from vla_cli.policies.checkpoint import attach, load_base, locate_base
@@ -281,8 +282,22 @@ def is_small(model: nn.Module) -> bool:
 
 
 def pick_device(wish: str) -> str:
-    """ "auto" to "cuda" when there is one, else "cpu"; anything else as it is."""
-    return ("cuda" if torch.cuda.is_available() else "cpu") if wish == "auto" else wish
+    """ "auto" to "cuda" when there is one, else "cpu"; anything else as it is.
+
+    Raises:
+        ConfigError: torch knows no such device, or has none on this machine.
+    """
+    if wish == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=wish)
+    except (AssertionError, NotImplementedError, RuntimeError) as error:  # a torch built without CUDA asserts
+        raise ConfigError(
+            f"--device {wish} cannot be used here ({str(error).splitlines()[0]})",
+            expected="auto, cpu, or an accelerator that this torch was built for and this machine has",
+            hint="--device auto",
+        ) from None
+    return wish
 
 
 def load(base: str, adapter: Path | None = None, *, device: str = "auto", spec: PolicySpec | None = None) -> FlowPolicy:

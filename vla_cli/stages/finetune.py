@@ -133,9 +133,10 @@ def _prepare(config: FinetuneConfig) -> Plan:
         language=config.language,
         action=config.action,
         calibrate=config.calibrate,
-        **({"rank": config.rank, "alpha": config.rank} if config.rank else {}),
+        **({"rank": config.rank, "alpha": config.rank} if config.rank is not None else {}),
     )
     recipe = _with_replay_fraction(recipe, config)
+    pick_device(config.device)
     dataset = load_dataset(config.dataset)
     if not dataset.train:
         raise InputError(
@@ -183,11 +184,12 @@ def _methods(
     left_out = {}
     certain = recipe.trains and recipe.adapt == "always"  # else the calibrated base may do without
     for name, options in recipe.retention.items():
+        method = RETENTION.get(name)(**options)  # built even where it is left out: its options are checked
         if missing := [need for need in recipe.optional.get(name, ()) if not given[need]]:
             left_out[name] = f"no --{missing[0]} was given{_proposed(config.dataset, missing[0])}"
             continue
-        methods[name] = RETENTION.get(name)(**options)
-        if certain and (missing := [need for need in methods[name].needs() if not given[need]]):
+        methods[name] = method
+        if certain and (missing := [need for need in method.needs() if not given[need]]):
             raise lacking(name, missing[0])
     return methods, left_out
 

@@ -73,8 +73,6 @@ def run(config: InspectConfig, progress: Progress = SILENT) -> dict[str, Any]:
 
 def _check(config: InspectConfig) -> None:
     path, sheet = config.path, config.frames
-    if config.episodes < 0:
-        raise ConfigError(f"--episodes is {config.episodes}", expected="0 or more")
     if sheet and sheet.suffix.lower() != ".png":
         raise ConfigError(f"--frames is {sheet}", expected="a PNG file", hint=f"--frames {sheet.with_suffix('.png')}")
     if sheet and not sheet.parent.is_dir():

@@ -209,16 +209,8 @@ def _prepare(config: PreprocessConfig) -> _Prepared:
 
 def _check_options(config: PreprocessConfig) -> None:
     found = []
-    if config.rate is not None and not 0 < config.rate <= 1000:
-        found.append(f"--rate is {config.rate}, not above 0 and up to 1000 Hz")
-    if not 0 <= config.val_fraction < 1:
-        found.append(f"--val-fraction is {config.val_fraction}, not a share from 0 to below 1")
-    if config.image_size is not None and not 8 <= config.image_size <= 4096:
-        found.append(f"--image-size is {config.image_size}, not from 8 to 4096 pixels")
     if len(set(config.cameras)) != len(config.cameras):
         found.append(f"--camera names one twice: {', '.join(config.cameras)}")
-    if not 0 <= config.paraphrases <= 100:
-        found.append(f"--paraphrases is {config.paraphrases}, not from 0 to 100")
     if config.stats_from == "base" and config.base is None:
         found.append("--stats-from base needs --base")
     if config.features and config.base is None:

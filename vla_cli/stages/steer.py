@@ -20,10 +20,10 @@ from vla_cli.policies.flow import is_small, pick_device, set_threads
 from vla_cli.progress import SILENT, Progress
 from vla_cli.provenance import FILE_NAME as RUN_FILE
 from vla_cli.provenance import RunRecord, describe_input
-from vla_cli.report import BASE, Report, load_report, save_report, table, transposed
+from vla_cli.report import BASE, Condition, Report, load_report, save_report, table, transposed
 from vla_cli.report.html import render_html
 from vla_cli.suites import SUITES, Actor, Findings
-from vla_cli.suites.closed_loop import check_fits
+from vla_cli.suites.closed_loop import asked_conditions, check_fits
 from vla_cli.worlds import WORLDS
 
 STAGE = "eval-steer"
@@ -43,7 +43,7 @@ def plan(config: SteerConfig) -> dict[str, Any]:
         "policies": [BASE, *specs],
         "episodes": config.episodes,
         "guidance": _described_guidance(config, specs, world),
-        "conditions": [c for c, why in world.conditions().items() if why is None] if world is not None else [],
+        "conditions": prepared.conditions,
     }
 
 
@@ -71,6 +71,7 @@ class _Prepared:
         specs: name of each adapted policy to its spec.
         base: the base that all adapt.
         world: to act in; None for the open-loop report.
+        conditions: that will be measured in it.
         dataset: recorded episodes for the open-loop report; None with a world.
         request: what determines the report.
     """
@@ -78,6 +79,7 @@ class _Prepared:
     specs: dict[str, PolicySpec]
     base: str
     world: Any
+    conditions: list[str]
     dataset: Dataset | None
     request: dict[str, Any]
 
@@ -85,6 +87,7 @@ class _Prepared:
 def _prepare(config: SteerConfig) -> _Prepared:
     """Check the options, and read all that they name but weights."""
     check_output(config.out, overwrite=config.overwrite, resume=config.resume, inputs=config.inputs())
+    pick_device(config.device)
     specs = _specs(config)
     _guidance(config, specs)
     base = config.base or _common_base(config, specs)
@@ -95,6 +98,7 @@ def _prepare(config: SteerConfig) -> _Prepared:
     if world is not None:
         for name, spec in specs.items():
             check_fits(name, spec, world)
+    conditions = _conditions(config, world)
     request = {
         **config.request(),
         "adapters": [describe_input(path) for path in config.adapters],
@@ -103,7 +107,27 @@ def _prepare(config: SteerConfig) -> _Prepared:
     }
     for key in ("threads", "workers", "fail_under"):
         request.pop(key)
-    return _Prepared(specs, base, world, _dataset(config, specs) if world is None else None, request)
+    dataset = _dataset(config, specs) if world is None else None
+    return _Prepared(specs, base, world, conditions, dataset, request)
+
+
+def _conditions(config: SteerConfig, world: Any) -> list[str]:
+    """The conditions that will be measured; none without a world.
+
+    Raises:
+        ConfigError: there is no such condition, or none that `fail_under` could judge.
+    """
+    if world is None and config.conditions:
+        raise ConfigError("--condition has no meaning for the open-loop report", hint="without it, or with --world")
+    asked = asked_conditions(world, config.conditions) if world is not None else {}
+    measured = [condition for condition, why_not in asked.items() if why_not is None]
+    if config.fail_under is not None and not any(Condition(c).novel for c in measured):
+        raise ConfigError(
+            "--fail-under judges success on novel instructions, and none would be measured",
+            expected="novel conditions, in a world",
+            hint="without --fail-under, or with --condition novel-concept",
+        )
+    return measured
 
 
 def _specs(config: SteerConfig) -> dict[str, PolicySpec]:

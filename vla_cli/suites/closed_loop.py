@@ -56,7 +56,12 @@ def run(
     for name, policy in policies.items():
         check_fits(name, policy.spec, world)
     findings = Findings()
-    asked = _asked(world, conditions, findings)
+    asked = []
+    for condition, why_not in asked_conditions(world, conditions).items():
+        if why_not is None:
+            asked.append(condition)
+        else:
+            findings.warnings.append(f"The condition {condition} was left out: {why_not}.")
     runs = []
     for condition in asked:
         cases = world.cases(condition, episodes, seed)
@@ -97,16 +102,17 @@ def check_fits(name: str, spec: PolicySpec, world: World) -> None:
         )
 
 
-def _asked(world: World, conditions: Sequence[str], findings: Findings) -> list[str]:
+def asked_conditions(world: World, conditions: Sequence[str]) -> dict[str, str | None]:
+    """The conditions that were asked for, all when none is named; each to None, or to why this world cannot ask it.
+
+    Raises:
+        ConfigError: the world knows no such condition.
+    """
     possible = world.conditions()
     unknown = [c for c in conditions if c not in possible]
     if unknown:
         raise ConfigError(f"There is no condition '{unknown[0]}'", expected=f"one of {', '.join(possible)}")
-    wanted = [c for c in possible if not conditions or c in conditions]
-    for condition in wanted:
-        if possible[condition] is not None:
-            findings.warnings.append(f"The condition {condition} was left out: {possible[condition]}.")
-    return [c for c in wanted if possible[c] is None]
+    return {c: why_not for c, why_not in possible.items() if not conditions or c in conditions}
 
 
 def _guided(policy: Actor, guidance: Guidance | None, instruction: str) -> bool:
