@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from vla_cli.adapter import load_spec
 from vla_cli.configs import FinetuneConfig
 from vla_cli.errors import ConfigError
 from vla_cli.files import read_json
-from vla_cli.recipe import load_recipe, recipe_names
+from vla_cli.recipe import load_recipe, recipe_for, recipe_names
 from vla_cli.retention import RETENTION
 from vla_cli.stages import finetune
 
@@ -83,6 +84,30 @@ def test_words_that_the_base_cannot_read_are_named(dataset: Path, base: Path, tm
     assert "1 of the alternatives' words (teapot)" in said
     assert "1 of the paraphrases' words (shove)" in said
     assert "the instructions' words" not in said
+
+
+@pytest.mark.parametrize(
+    ("recipe", "named"),
+    [("lora", ["replay", "alternatives"]), ("delock", ["replay", "alternatives"]), ("rehearse", ["alternatives"])],
+)
+def test_what_a_recipe_has_no_use_for_is_said(
+    dataset: Path, base: Path, tmp_path: Path, recipe: str, named: list[str]
+) -> None:
+    others = tmp_path / "others.yaml"
+    others.write_text("- put the blue ball on the left plate\n")
+    config = FinetuneConfig(dataset=dataset, base=str(base), out=tmp_path / "out", replay=dataset, alternatives=others)
+    said = [f"--{name} is given, but recipe '{recipe}' does not use it." for name in named]
+    assert [w for w in finetune.plan(replace(config, recipe=recipe))["warnings"] if "use it" in w] == said
+    assert not [w for w in finetune.plan(config)["warnings"] if "use it" in w]
+
+
+@pytest.mark.parametrize("recipe", ["naive", "delock", "calibrate"])
+def test_a_rank_that_no_modality_takes_is_refused(recipe: str) -> None:
+    config = FinetuneConfig(dataset=Path("d"), base="b", out=Path("o"), recipe=recipe, rank=4)
+    with pytest.raises(ConfigError, match=rf"--rank is given, but recipe '{recipe}' trains no modality by LoRA"):
+        recipe_for(config)
+    taken = recipe_for(replace(config, action="lora"))
+    assert taken.modalities()["action"] == ("lora", 4) and taken.alpha == 4
 
 
 def test_all_problems_come_at_once(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def collect_ingest(
     ] = None,
     expert: Annotated[bool, typer.Option("--expert", help="Record a world's scripted expert.")] = False,
     keyboard: Annotated[bool, typer.Option("--keyboard", help="Record a world from the keyboard.")] = False,
-    episodes: Annotated[int, typer.Option(help="How many to record from a world.")] = IngestConfig.episodes,
+    episodes: Annotated[int | None, typer.Option(help="How many to record from a world [10].")] = None,
     seed: Seed = 0,
     json_: Json = False,
     dry_run: DryRun = False,

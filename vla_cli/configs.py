@@ -121,7 +121,7 @@ class IngestConfig(StageConfig):
         stop_after_idle: seconds without anything new after which `follow` ends; None for never.
         expert: record the world's scripted expert.
         keyboard: record from the keyboard.
-        episodes: how many to record from a world.
+        episodes: how many to record from a world; None for 10.
     """
 
     source: Path
@@ -137,7 +137,7 @@ class IngestConfig(StageConfig):
     stop_after_idle: float | None = _from_0(None)
     expert: bool = False
     keyboard: bool = False
-    episodes: int = _from_1(10)
+    episodes: int | None = _from_1(None)
 
     def request(self) -> dict[str, Any]:
         """What determines each episode: not how many there are by now, nor how they are converted."""

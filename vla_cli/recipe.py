@@ -17,10 +17,11 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from vla_cli.configs import FinetuneConfig
 from vla_cli.errors import ConfigError
 from vla_cli.guidance import KINDS, check_weight
 from vla_cli.yaml_files import read_options
@@ -29,6 +30,8 @@ FOLDER = Path(__file__).parent / "recipes"
 MODALITY_KEYS = ("vision", "language", "action")
 AUTO = "auto"
 """A guidance weight that is measured after training."""
+HIGHEST_RANK = 9999
+"""Four digits, as in `lora:RANK`: more than any adapter needs."""
 _WAY = re.compile(r"full|frozen|lora(:[1-9]\d{0,3})?")
 
 
@@ -93,7 +96,11 @@ class Recipe:
 
     def modalities(self) -> dict[str, tuple[str, int]]:
         """Modality to how it is adapted: ("full", 0), ("frozen", 0) or ("lora", rank)."""
-        return {name: self._way(getattr(self, name) or self.method) for name in MODALITY_KEYS}
+        return {name: self._way(text) for name, text in zip(MODALITY_KEYS, self.ways(), strict=True)}
+
+    def ways(self) -> list[str]:
+        """The same as it is written, in the order of `MODALITY_KEYS`: full, frozen, none, lora or lora:RANK."""
+        return [getattr(self, name) or self.method for name in MODALITY_KEYS]
 
     def _way(self, text: str) -> tuple[str, int]:
         way, _, rank = text.partition(":")
@@ -133,6 +140,41 @@ def load_recipe(name: str, **overrides: Any) -> Recipe:
     return recipe
 
 
+def recipe_for(config: FinetuneConfig) -> Recipe:
+    """The recipe that is asked for, with the options that are given in the place of its own.
+
+    Raises:
+        ConfigError: as for `load_recipe`; or an option is given that this recipe has no use for.
+    """
+    recipe = load_recipe(
+        config.recipe,
+        steps=config.steps,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        noise_draws=config.noise_draws,
+        vision=config.vision,
+        language=config.language,
+        action=config.action,
+        calibrate=config.calibrate,
+        rank=config.rank,
+        alpha=config.rank,
+    )
+    if config.rank is not None and "lora" not in recipe.ways():
+        raise ConfigError(
+            f"--rank is given, but recipe '{recipe.name}' trains no modality by LoRA of the recipe's rank",
+            hint="--recipe lora, or --vision, --language or --action with lora:RANK",
+        )
+    if config.replay_fraction is None:
+        return recipe
+    if "rehearsal" not in recipe.retention:
+        raise ConfigError(
+            f"--replay-fraction is given, but recipe '{recipe.name}' does not rehearse",
+            hint="--recipe steerable or rehearse",
+        )
+    rehearsal = {**recipe.retention["rehearsal"], "fraction": config.replay_fraction}
+    return replace(recipe, retention={**recipe.retention, "rehearsal": rehearsal})
+
+
 _POSITIVE = ("steps", "batch_size", "learning_rate", "noise_draws", "rank", "alpha", "clip")
 
 
@@ -165,6 +207,8 @@ def _problems(document: dict[str, Any]) -> list[str]:
             found.append(f"{key} is {value!r}, not a {'whole ' if whole else ''}number")
         elif not math.isfinite(value):
             found.append(f"{key} is {value}, not a finite number")
+        elif key == "rank" and value > HIGHEST_RANK:
+            found.append(f"rank is {value}, not up to {HIGHEST_RANK}")
         elif value < 0 or (key in _POSITIVE and value == 0):
             found.append(f"{key} is {value}, not {'above' if key in _POSITIVE else 'at least'} 0")
     retention = document.get("retention", {})

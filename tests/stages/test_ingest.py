@@ -320,3 +320,22 @@ def test_real_recordings_bridge(tmp_path) -> None:
     summary = ingest(real_log("bridge_v2_rlds"), tmp_path / "out")
     assert summary["counts"] == {"episodes_in": 25, "steps": 250, "episodes_out": 25, "episodes_skipped": 0}
     assert summary["cameras"] == {"image_0": 25, "image_1": 25, "image_2": 25} and len(summary["instructions"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "named"),
+    [
+        ("log.hdf5", {"episodes": 2}, "is no world, and --episodes would do nothing"),
+        ("log.hdf5", {"expert": True, "keyboard": True}, "--expert and --keyboard would do nothing"),
+        ("log.hdf5", {"topics": Path("map.yaml")}, "which has nothing to map"),
+        ("tabletop:V", {"expert": True, "follow": True}, "is a world, and --follow would do nothing"),
+        ("tabletop:V", {"expert": True, "format": "rlds", "topics": Path("map.yaml")}, "--topics and --format"),
+    ],
+)
+def test_what_would_do_nothing_is_refused(source: str, options: dict, named: str, tmp_path: Path) -> None:
+    robomimic_log(tmp_path / "log.hdf5")
+    place = Path(source) if ":" in source else tmp_path / source
+    out = tmp_path / "out"
+    assert_refused(ConfigError, out, lambda: ingest(place, out, **options), named)
+    with pytest.raises(ConfigError):
+        plan(IngestConfig(source=place, out=out, **options))

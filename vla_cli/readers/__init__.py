@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vla_cli.episode import Episode, Skipped, UnusableError
-from vla_cli.errors import InputError, VlaError
+from vla_cli.errors import ConfigError, InputError, VlaError
 from vla_cli.logs import Entry, Log, Options, Warn, in_words, list_entries, read_entry
 from vla_cli.lookup import Table
 
@@ -56,11 +56,13 @@ class Reader:
         looks_for: what `recognise` looks for, as a noun phrase.
         recognise: a sentence saying why a path is of this format, or None.
         open: the log.
+        takes_topics: whether `Options.topics` means anything for it.
     """
 
     looks_for: str
     recognise: Callable[[Path], str | None]
     open: Callable[[Path, Options, Warn], Log]
+    takes_topics: bool = False
 
 
 READERS = Table(
@@ -113,9 +115,16 @@ def opened(reader: Reader, path: Path, options: Options, warn: Warn) -> Iterator
     """Open a log, and close it at the end.
 
     Raises:
+        ConfigError: an option is given that means nothing for this format.
         InputError: it is damaged as a whole, or lists no episode.
         MissingDependency: the format needs an optional package.
     """
+    if options.topics is not None and not reader.takes_topics:
+        raise ConfigError(
+            f"--topics is given, and {path} is read as {reader.looks_for}, which has nothing to map",
+            expected="a ROS bag, or frames and CSV",
+            hint="without --topics",
+        )
     try:
         log = reader.open(path, options, warn)
     except VlaError:

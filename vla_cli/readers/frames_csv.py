@@ -106,7 +106,7 @@ def open_log(path: Path, options: Options, warn: Warn) -> _Log:
     return _Log(path, episodes, mapping, warn)
 
 
-READER = Reader(LOOKS_FOR, recognise, open_log)
+READER = Reader(LOOKS_FOR, recognise, open_log, takes_topics=True)
 
 
 def _is_episode(folder: Path) -> bool:

@@ -184,4 +184,4 @@ def _warn_of_pieces(bags: list[Bag], warn: Warn) -> None:
             )
 
 
-READER = Reader(LOOKS_FOR, recognise, open_log)
+READER = Reader(LOOKS_FOR, recognise, open_log, takes_topics=True)

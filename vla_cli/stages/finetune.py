@@ -14,7 +14,7 @@ from vla_cli.calibration import FILE_NAME as DOMAIN
 from vla_cli.calibration import Calibration, DomainFacts, calibrate, load_domain, measure_domain
 from vla_cli.configs import FinetuneConfig
 from vla_cli.dataset import Dataset, load_dataset
-from vla_cli.errors import ConfigError, InputError
+from vla_cli.errors import InputError
 from vla_cli.files import building, check_output, is_complete, read_json, write_text
 from vla_cli.guidance import Guidance, negatives_of
 from vla_cli.language.alternatives import FILE_NAME as ALTERNATIVES
@@ -29,7 +29,7 @@ from vla_cli.policies.trainer import Settings, Trainer, held_out_loss
 from vla_cli.progress import SILENT, Progress
 from vla_cli.provenance import FILE_NAME as RUN_FILE
 from vla_cli.provenance import RunRecord, describe_input
-from vla_cli.recipe import AUTO, Recipe, load_recipe
+from vla_cli.recipe import AUTO, Recipe, recipe_for
 from vla_cli.replay import load_replay
 from vla_cli.retention import RETENTION, Context, Method, lacking
 from vla_cli.retention.composition import Composition
@@ -123,19 +123,7 @@ def _summary(config: FinetuneConfig, document: dict[str, Any]) -> dict[str, Any]
 def _prepare(config: FinetuneConfig) -> Plan:
     """Check the options, and read all that they name but weights."""
     check_output(config.out, overwrite=config.overwrite, resume=config.resume, inputs=config.inputs())
-    recipe = load_recipe(
-        config.recipe,
-        steps=config.steps,
-        batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        noise_draws=config.noise_draws,
-        vision=config.vision,
-        language=config.language,
-        action=config.action,
-        calibrate=config.calibrate,
-        **({"rank": config.rank, "alpha": config.rank} if config.rank is not None else {}),
-    )
-    recipe = _with_replay_fraction(recipe, config)
+    recipe = recipe_for(config)
     pick_device(config.device)
     dataset = load_dataset(config.dataset)
     if not dataset.train:
@@ -152,8 +140,6 @@ def _prepare(config: FinetuneConfig) -> Plan:
             "No training episode has an instruction: the policy is trained on the empty prompt and cannot be steered. "
             "vla collect-ingest --instruction states one."
         )
-    if config.replay is not None and not (recipe.retention or recipe.calibrate):
-        warnings.append(f"--replay is given, but recipe '{recipe.name}' does not use it.")
     alternatives = load_alternatives(config.alternatives) if config.alternatives else []
     request = {
         **config.request(),
@@ -169,6 +155,12 @@ def _prepare(config: FinetuneConfig) -> Plan:
         request.pop(key)
     given = {"replay": config.replay is not None, "alternatives": bool(alternatives)}
     methods, left_out = _methods(config, recipe, given)
+    used = _uses(recipe, methods, files)
+    warnings += [
+        f"--{name} is given, but recipe '{recipe.name}' does not use it."
+        for name, there in given.items()
+        if there and name not in used
+    ]
     return Plan(config, recipe, dataset, files, spec, request, warnings, alternatives, methods, left_out)
 
 
@@ -194,6 +186,16 @@ def _methods(
     return methods, left_out
 
 
+def _uses(recipe: Recipe, methods: dict[str, Method], files: BaseFiles) -> set[str]:
+    """What of "replay" and "alternatives" can change the adapter."""
+    used = {need for method in methods.values() for need in method.needs()}
+    if recipe.calibrate and not (files.directory / DOMAIN).is_file():
+        used.add("replay")
+    if recipe.guidance.get("weight") == AUTO:
+        used.add("alternatives")
+    return used
+
+
 def _base(files: BaseFiles) -> Base:
     model = load_config(files.directory)
     return Base(
@@ -204,18 +206,6 @@ def _base(files: BaseFiles) -> Base:
         image_size=model.vlm_config.vision_config.image_size,
         chunk_size=model.chunk_size,
     )
-
-
-def _with_replay_fraction(recipe: Recipe, config: FinetuneConfig) -> Recipe:
-    if config.replay_fraction is None:
-        return recipe
-    if "rehearsal" not in recipe.retention:
-        raise ConfigError(
-            f"--replay-fraction is given, but recipe '{recipe.name}' does not rehearse",
-            hint="--recipe steerable or rehearse",
-        )
-    rehearsal = {**recipe.retention["rehearsal"], "fraction": config.replay_fraction}
-    return Recipe(**{**recipe.document(), "retention": {**recipe.retention, "rehearsal": rehearsal}})
 
 
 def _train(prepared: Plan, partial: Path, progress: Progress) -> RunRecord:

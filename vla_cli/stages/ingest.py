@@ -47,6 +47,8 @@ from vla_cli.source_files import digest_once, is_settled, let_settle, signature,
 from vla_cli.worlds.collecting import WorldSource, is_world
 
 STAGE = "collect-ingest"
+EPISODES = 10
+"""That are recorded from a world when no other number is asked for."""
 MOST_WORKERS = 4
 WORTH_WORKERS = 64 * 2**20  # bytes of source; less is converted before another process has begun
 POLL_SECONDS = 1.0
@@ -128,15 +130,32 @@ def _follow(config: IngestConfig, progress: Progress) -> dict[str, Any]:
 
 
 def _check(config: IngestConfig) -> None:
+    _check_options(config)
     if not is_world(str(config.source)):
         _check_source(config)
-    elif config.follow:
-        raise ConfigError("--follow is for a folder of recordings", expected="no --follow with a world")
     for source in config.inputs():
         check_apart(config.out, source)
     parse_settings(config.settings)
     if not _is_update(config):
         check_output(config.out, overwrite=config.overwrite, resume=config.resume)
+
+
+def _check_options(config: IngestConfig) -> None:
+    """Refuse options of worlds for a log, and of logs for a world: neither would do anything.
+
+    Raises:
+        ConfigError: there are some.
+    """
+    world = is_world(str(config.source))
+    if world:
+        given = {"--follow": config.follow, "--topics": config.topics, "--format": config.format != "auto"}
+    else:
+        given = {"--expert": config.expert, "--keyboard": config.keyboard, "--episodes": config.episodes}
+    if strangers := [option for option, value in given.items() if value]:
+        raise ConfigError(
+            f"{config.source} is {'a world' if world else 'no world'}, and {' and '.join(strangers)} would do nothing",
+            expected=f"{'a log' if world else 'a world such as tabletop:V'}, or the same without",
+        )
 
 
 def _check_source(config: IngestConfig) -> None:
@@ -170,7 +189,8 @@ def _world_source(config: IngestConfig) -> WorldSource:
             hint=f'vla collect-ingest {config.source} --expert --episodes 20 --instruction "..." --out episodes',
         )
     actor = "expert" if config.expert else "keyboard"
-    return WorldSource(str(config.source), actor, config.episodes, config.instruction, config.seed, config.operator)
+    episodes = EPISODES if config.episodes is None else config.episodes
+    return WorldSource(str(config.source), actor, episodes, config.instruction, config.seed, config.operator)
 
 
 def _request(config: IngestConfig, chosen: _Chosen) -> dict[str, Any]:

@@ -54,6 +54,7 @@ from vla_cli.study import (
     quality,
     save_alternatives,
 )
+from vla_cli.synchrony.synchronise import check_choices
 
 STAGE = "preprocess"
 REPORT = "report.html"
@@ -217,6 +218,7 @@ def _check_options(config: PreprocessConfig) -> None:
         found.append("--features needs --base")
     if found:
         raise ConfigError("; ".join(found), hint="vla preprocess --help")
+    check_choices(config.actions, config.gripper)
     parse_fixes(config.fix)
     exclusions([], _listed(config.exclude))
     parse_split(config.split)

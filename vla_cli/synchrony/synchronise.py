@@ -132,7 +132,7 @@ def synchronise(episode: Episode, options: SyncOptions) -> Synchronised | Skippe
     Raises:
         ConfigError: an option does not fit, or needs a convention that nobody has stated.
     """
-    _check(options)
+    check_choices(options.actions, options.gripper)
     try:
         return _synchronise(episode, options)
     except UnusableError as error:
@@ -221,11 +221,13 @@ def square(picture: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(Image.fromarray(padded).resize((size, size), Image.Resampling.BILINEAR))
 
 
-def _check(options: SyncOptions) -> None:
-    for option, value, allowed in (
-        ("--actions", options.actions, CHOICES),
-        ("--gripper", options.gripper, GRIPPERS),
-    ):
+def check_choices(actions: str, gripper: str) -> None:
+    """Refuse a way to write actions or grippers that there is none of.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    for option, value, allowed in (("--actions", actions, CHOICES), ("--gripper", gripper, GRIPPERS)):
         if value not in allowed:
             raise ConfigError(f"{option} is '{value}'", expected=f"one of: {', '.join(allowed)}")
 
