@@ -6,41 +6,12 @@ of the command-line options (`--val-fraction` is `val_fraction`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from vla_cli.errors import ConfigError
-
-
-@dataclass(frozen=True)
-class Limit:
-    """Which numbers an option may be.
-
-    Attributes:
-        text: in words.
-        holds: whether a number is one; not a number (NaN) never is.
-    """
-
-    text: str
-    holds: Callable[[float], bool]
-
-
-_LIMIT = "limit"
-
-
-def _limited(default: Any, text: str, holds: Callable[[float], bool]) -> Any:
-    """A field with a default and a limit; None is not checked."""
-    return field(default=default, metadata={_LIMIT: Limit(text, holds)})
-
-
-def _from_0(default: Any) -> Any:
-    return _limited(default, "0 or more", lambda number: number >= 0)
-
-
-def _from_1(default: Any) -> Any:
-    return _limited(default, "1 or more", lambda number: number >= 1)
+from vla_cli.limits import beyond, from_0, from_1, limited
 
 
 class _Limited:
@@ -51,12 +22,8 @@ class _Limited:
     """
 
     def __post_init__(self) -> None:
-        limits = {f.name: f.metadata[_LIMIT] for f in fields(self) if _LIMIT in f.metadata}  # type: ignore[arg-type]
-        given = {name: getattr(self, name) for name in limits}
         found = [
-            f"--{name.replace('_', '-')} is {value}, not {limits[name].text}"
-            for name, value in given.items()
-            if value is not None and not limits[name].holds(value)
+            f"--{name.replace('_', '-')} is {getattr(self, name)}, not {text}" for name, text in beyond(self).items()
         ]
         if found:
             raise ConfigError("; ".join(found), hint="--help")
@@ -78,7 +45,7 @@ class StageConfig(_Limited):
     overwrite: bool = False
     resume: bool = False
     dry_run: bool = False
-    seed: int = _from_0(0)
+    seed: int = from_0(0)
 
     def request(self) -> dict[str, Any]:
         """What determines the result, as JSON values: every option but those that say where and how to write."""
@@ -131,13 +98,13 @@ class IngestConfig(StageConfig):
     settings: tuple[str, ...] = ()
     topics: Path | None = None
     strict: bool = False
-    workers: int = _from_0(0)
+    workers: int = from_0(0)
     follow: bool = False
-    settle: float = _from_0(5.0)
-    stop_after_idle: float | None = _from_0(None)
+    settle: float = from_0(5.0)
+    stop_after_idle: float | None = from_0(None)
     expert: bool = False
     keyboard: bool = False
-    episodes: int | None = _from_1(None)
+    episodes: int | None = from_1(None)
 
     def request(self) -> dict[str, Any]:
         """What determines each episode: not how many there are by now, nor how they are converted."""
@@ -176,11 +143,11 @@ class PreprocessConfig(StageConfig):
 
     out: Path = Path("dataset")
     episodes: Path
-    rate: float | None = _limited(None, "above 0 and up to 1000 Hz", lambda rate: 0 < rate <= 1000)
-    val_fraction: float = _limited(0.1, "a share from 0 to below 1", lambda share: 0 <= share < 1)
+    rate: float | None = limited(None, "above 0 and up to 1000 Hz", lambda rate: 0 < rate <= 1000)
+    val_fraction: float = limited(0.1, "a share from 0 to below 1", lambda share: 0 <= share < 1)
     action_dims: str | None = None
     state_dims: str | None = None
-    image_size: int | None = _limited(None, "from 8 to 4096 pixels", lambda edge: 8 <= edge <= 4096)
+    image_size: int | None = limited(None, "from 8 to 4096 pixels", lambda edge: 8 <= edge <= 4096)
     cameras: tuple[str, ...] = ()
     keep_idle: bool = False
     latency: tuple[str, ...] = ()
@@ -192,7 +159,7 @@ class PreprocessConfig(StageConfig):
     base: str | None = None
     stats_from: str | None = None
     phrasings: Path | None = None
-    paraphrases: int = _limited(0, "from 0 to 100", lambda count: 0 <= count <= 100)
+    paraphrases: int = limited(0, "from 0 to 100", lambda count: 0 <= count <= 100)
     features: bool = False
     compare: Path | None = None
     strict: bool = False
@@ -242,8 +209,8 @@ class FinetuneConfig(StageConfig):
     replay: Path | None = None
     replay_fraction: float | None = None
     noise_draws: int | None = None
-    checkpoint_every: int = _from_1(100)
-    threads: int = _from_0(0)
+    checkpoint_every: int = from_1(100)
+    threads: int = from_0(0)
     device: str = "auto"
 
 
@@ -272,14 +239,14 @@ class SteerConfig(StageConfig):
     base: str | None = None
     world: str | None = None
     dataset: Path | None = None
-    episodes: int = _from_1(100)
+    episodes: int = from_1(100)
     conditions: tuple[str, ...] = ()
     guidance: str = "default"
     guidance_weight: float | None = None
-    rollouts: int = _from_0(2)
-    fail_under: float | None = _limited(None, "a share from 0 to 1, such as 0.8", lambda share: 0 <= share <= 1)
-    workers: int = _from_0(0)
-    threads: int = _from_0(0)
+    rollouts: int = from_0(2)
+    fail_under: float | None = limited(None, "a share from 0 to 1, such as 0.8", lambda share: 0 <= share <= 1)
+    workers: int = from_0(0)
+    threads: int = from_0(0)
     device: str = "auto"
 
 
@@ -344,7 +311,7 @@ class InspectConfig(_Limited):
     path: Path
     format: str = "auto"
     topics: Path | None = None
-    episodes: int = _from_0(3)
+    episodes: int = from_0(3)
     frames: Path | None = None
     overwrite: bool = False
 

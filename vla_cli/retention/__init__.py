@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 from vla_cli.errors import ConfigError
 from vla_cli.language.alternatives import FILE_NAME, Alternative
+from vla_cli.limits import beyond, ill_typed
 from vla_cli.lookup import Table
 from vla_cli.windows import Samples, Windows
 
@@ -266,15 +267,18 @@ def read_options(method: str, kind: type[Options], given: Mapping[str, Any]) -> 
         given: the recipe's mapping.
 
     Raises:
-        ConfigError: an option is unknown or of another type.
+        ConfigError: an option is unknown, of another type, or beyond its limits.
     """
     known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(set(given) - set(known))
     if unknown:
         raise ConfigError(f"{method} has no option {unknown[0]!r}", expected=f"one of {', '.join(known) or 'none'}")
-    for key, value in given.items():
-        default = known[key].default
-        number = isinstance(default, (int, float)) and not isinstance(default, bool)
-        if number and (isinstance(value, bool) or not isinstance(value, (int, float))):
-            raise ConfigError(f"{method}'s {key} is {value!r}", expected="a number")
-    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})
+    options = None
+    wrong = ill_typed(kind, given)
+    if not wrong:
+        options = kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})
+        wrong = beyond(options)
+    if options is None or wrong:
+        key, expected = next(iter(wrong.items()))
+        raise ConfigError(f"{method}'s {key} is {given.get(key)!r}", expected=expected)
+    return options

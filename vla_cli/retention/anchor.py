@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from vla_cli.errors import ConfigError
+from vla_cli.limits import from_0, from_1
 from vla_cli.retention import Context, Method, Penalty, Step, read_options
 
 
@@ -26,8 +27,8 @@ class AnchorOptions:
         windows: how many of a step's demonstrations are looked at.
     """
 
-    weight: float = 0.1
-    windows: int = 8
+    weight: float = from_0(0.1)
+    windows: int = from_1(8)
 
 
 class Anchor(Method):
@@ -42,8 +43,6 @@ class Anchor(Method):
 
     def __init__(self, **options: Any) -> None:
         self.options = read_options("anchor", AnchorOptions, options)
-        if self.options.windows < 1 or self.options.weight < 0:
-            raise ConfigError("anchor needs at least one window, and a weight of 0 or more")
         self._trained: set[str] = set()
 
     def prepare(self, context: Context) -> None:

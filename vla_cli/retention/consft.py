@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vla_cli.errors import ConfigError
+from vla_cli.limits import limited
 from vla_cli.retention import Method, read_options
 from vla_cli.retention.composition import DEMONSTRATIONS
 
@@ -31,7 +31,7 @@ class ConSFTOptions:
         tau: flow loss at which a window's weight is 1/e; large ones switch the method off.
     """
 
-    tau: float = 1.0
+    tau: float = limited(1.0, "a flow loss above 0, such as 1.0", lambda tau: tau > 0)
 
 
 class ConSFT(Method):
@@ -46,8 +46,6 @@ class ConSFT(Method):
 
     def __init__(self, **options: Any) -> None:
         self.options = read_options("consft", ConSFTOptions, options)
-        if self.options.tau <= 0:
-            raise ConfigError(f"consft's tau is {self.options.tau}", expected="a flow loss above 0, such as 1.0")
 
     def weigh(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         """The demonstrations' losses, each times its weight; other groups as they are."""

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vla_cli.errors import ConfigError
+from vla_cli.limits import from_0, from_1, limited
 from vla_cli.retention import Context, Learner, Method, Penalty, Step, read_options
 from vla_cli.retention.moments import Counterfactuals
 
@@ -46,10 +46,10 @@ class DistillationOptions:
         gripper_threshold: between open and closed, raw units; null takes the middle of all recorded commands.
     """
 
-    weight: float = 1.0
-    windows: int = 8
-    target: str = "velocity"
-    path: str = "demonstration"
+    weight: float = from_0(1.0)
+    windows: int = from_1(8)
+    target: str = limited("velocity", "velocity", lambda target: target == "velocity")
+    path: str = limited("demonstration", " or ".join(PATHS), lambda path: path in PATHS)
     gripper_dim: int = -1
     gripper_threshold: float | None = None
 
@@ -66,12 +66,6 @@ class Distillation(Method):
 
     def __init__(self, **options: Any) -> None:
         self.options = read_options("distillation", DistillationOptions, options)
-        if self.options.target != "velocity":
-            raise ConfigError(f"distillation's target is {self.options.target!r}", expected="velocity")
-        if self.options.path not in PATHS:
-            raise ConfigError(f"distillation's path is {self.options.path!r}", expected=" or ".join(PATHS))
-        if self.options.windows < 1 or self.options.weight < 0:
-            raise ConfigError("distillation needs at least one window, and a weight of 0 or more")
         self._gap: float | None = None
 
     def needs(self) -> tuple[str, ...]:
@@ -87,7 +81,7 @@ class Distillation(Method):
         self._others = Counterfactuals(
             context.demonstrations,
             context.alternatives,
-            gripper_dim=int(self.options.gripper_dim),
+            gripper_dim=self.options.gripper_dim,
             gripper_threshold=self.options.gripper_threshold,
             method="distillation",
         )

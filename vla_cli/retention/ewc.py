@@ -34,8 +34,9 @@ from torch import Tensor, nn
 
 from vla_cli.errors import ConfigError, InputError
 from vla_cli.files import replacing
+from vla_cli.limits import from_1
 from vla_cli.retention import Context, Learner, Method, Penalty, Step, read_options
-from vla_cli.retention.scale import AUTO, check_strength, flow_loss
+from vla_cli.retention.scale import drift, flow_loss, strength
 from vla_cli.windows import Windows
 
 FISHER = "fisher-{}.safetensors"
@@ -52,9 +53,9 @@ class EWCOptions:
         samples: base-domain windows behind F.
     """
 
-    weight: float | str = AUTO
-    budget: float = 0.02
-    samples: int = 128
+    weight: float | str = strength()
+    budget: float = drift()
+    samples: int = from_1(128)
 
 
 class EWC(Method):
@@ -68,10 +69,7 @@ class EWC(Method):
     """
 
     def __init__(self, **options: Any) -> None:
-        self.options = o = read_options("ewc", EWCOptions, options)
-        check_strength("ewc", o.weight, o.budget)
-        if not isinstance(o.samples, int) or o.samples < 1:
-            raise ConfigError(f"ewc's samples are {o.samples}", expected="a whole number above 0")
+        self.options = read_options("ewc", EWCOptions, options)
         self.weight = 0.0
         self.base_loss = 0.0
         self.cached = False

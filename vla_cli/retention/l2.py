@@ -15,10 +15,15 @@ import torch
 from torch import Tensor
 
 from vla_cli.errors import ConfigError
+from vla_cli.limits import limited
 from vla_cli.retention import Context, Learner, Method, Penalty, Step, read_options
-from vla_cli.retention.scale import AUTO, check_strength, flow_loss
+from vla_cli.retention.scale import drift, flow_loss, strength
 
 MODALITIES = ("vision", "language", "action")
+
+
+def _are_modalities(names: tuple[str, ...]) -> bool:
+    return bool(names) and not set(names) - set(MODALITIES)
 
 
 @dataclass(frozen=True)
@@ -32,9 +37,9 @@ class L2Options:
         lora_product: hold LoRA's products too; without it, a modality that trains only LoRA is refused.
     """
 
-    modalities: tuple[str, ...] = ("vision",)
-    weight: float | str = AUTO
-    budget: float = 0.02
+    modalities: tuple[str, ...] = limited(("vision",), f"a list from {', '.join(MODALITIES)}", _are_modalities)
+    weight: float | str = strength()
+    budget: float = drift()
     lora_product: bool = False
 
 
@@ -49,12 +54,7 @@ class L2(Method):
     """
 
     def __init__(self, **options: Any) -> None:
-        self.options = o = read_options("l2", L2Options, options)
-        check_strength("l2", o.weight, o.budget)
-        if not isinstance(o.modalities, tuple) or not o.modalities or set(o.modalities) - set(MODALITIES):
-            raise ConfigError(f"l2's modalities are {o.modalities!r}", expected=f"a list from {', '.join(MODALITIES)}")
-        if not isinstance(o.lora_product, bool):
-            raise ConfigError(f"l2's lora_product is {o.lora_product!r}", expected="true or false")
+        self.options = read_options("l2", L2Options, options)
         self.weight = 0.0
         self.base_loss = 0.0
         self._policy: Learner | None = None

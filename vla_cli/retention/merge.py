@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from vla_cli.errors import ConfigError
+from vla_cli.limits import from_1, or_word
 from vla_cli.pareto import Point, pareto_svg
 from vla_cli.retention import Context, Learner, Method, read_options
 from vla_cli.retention.moments import Counterfactuals
@@ -41,6 +42,10 @@ AUTO = "auto"
 SWEEP = (0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
 NOISE_DRAWS = 4
 AT_ONCE = 16
+
+
+def _alpha(default: str | None) -> Any:
+    return or_word(default, AUTO, "a number from 0 to 1", lambda alpha: 0 <= alpha <= 1)
 
 
 @dataclass(frozen=True)
@@ -55,11 +60,11 @@ class MergeOptions:
         gripper_threshold: between open and closed, raw units; null takes the middle of all recorded commands.
     """
 
-    alpha: float | str | None = AUTO
-    vision: float | str | None = None
-    language: float | str | None = None
-    action: float | str | None = None
-    windows: int = 64
+    alpha: float | str = _alpha(AUTO)
+    vision: float | str | None = _alpha(None)
+    language: float | str | None = _alpha(None)
+    action: float | str | None = _alpha(None)
+    windows: int = from_1(64)
     gripper_dim: int = -1
     gripper_threshold: float | None = None
 
@@ -76,9 +81,8 @@ class Merge(Method):
 
     def __init__(self, **options: Any) -> None:
         self.options = read_options("merge", MergeOptions, options)
-        self._wished = {m: _alpha(m, getattr(self.options, m), self.options.alpha) for m in MODALITIES}
-        if self.options.windows < 1:
-            raise ConfigError(f"merge's windows are {self.options.windows}", expected="at least 1")
+        own = {m: getattr(self.options, m) for m in MODALITIES}
+        self._wished: dict[str, float | str] = {m: self.options.alpha if a is None else a for m, a in own.items()}
         self._sweep: list[dict[str, float]] = []
         self._used: dict[str, float] = {}
         self._curves: Curves | None = None
@@ -106,7 +110,7 @@ class Merge(Method):
             others = Counterfactuals(
                 context.demonstrations,
                 context.alternatives,
-                gripper_dim=int(self.options.gripper_dim),
+                gripper_dim=self.options.gripper_dim,
                 gripper_threshold=self.options.gripper_threshold,
                 method="merge",
             )
@@ -246,11 +250,3 @@ def _batches(policy: Learner, samples: Samples) -> list[Any]:
 
 def _squared(difference: Tensor, mask: Tensor) -> Tensor:
     return (difference**2 * mask).sum().cpu()
-
-
-def _alpha(modality: str, own: Any, common: Any) -> float | str:
-    value = common if own is None else own
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if value != AUTO and not (number and 0 <= value <= 1):
-        raise ConfigError(f"merge's alpha for {modality} is {value!r}", expected=f"0 to 1, or {AUTO}")
-    return value

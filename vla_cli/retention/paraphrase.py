@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from vla_cli.errors import ConfigError
+from vla_cli.limits import share
 from vla_cli.retention import Context, Method, read_options
 from vla_cli.windows import Samples
 
@@ -36,7 +37,7 @@ class ParaphraseOptions:
         phrasings: whole sentences that mean the demonstrated instruction, or instruction to such sentences.
     """
 
-    probability: float = 0.8
+    probability: float = share(0.8)
     phrasings: Any = field(default=())
 
 
@@ -52,8 +53,6 @@ class Paraphrase(Method):
 
     def __init__(self, **options: Any) -> None:
         self.options = read_options("paraphrase", ParaphraseOptions, options)
-        if not 0 <= self.options.probability <= 1:
-            raise ConfigError(f"paraphrase's probability is {self.options.probability}", expected="a share, 0 to 1")
         given = self.options.phrasings
         lists = list(given.values()) if isinstance(given, Mapping) else [given]
         if not all(isinstance(x, (list, tuple)) and all(isinstance(t, str) and t.strip() for t in x) for x in lists):

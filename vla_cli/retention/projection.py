@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vla_cli.errors import ConfigError
+from vla_cli.limits import from_1
 from vla_cli.retention import Context, Learner, Method, Step, read_options
 from vla_cli.windows import Windows
 
@@ -29,8 +29,8 @@ class ProjectionOptions:
         noise_draws: flow-matching noise draws a window; they share one prefix pass.
     """
 
-    share_windows: int = 8
-    noise_draws: int = 2
+    share_windows: int = from_1(8)
+    noise_draws: int = from_1(2)
 
 
 class Projection(Method):
@@ -45,10 +45,6 @@ class Projection(Method):
 
     def __init__(self, **options: Any) -> None:
         self.options = read_options("projection", ProjectionOptions, options)
-        for key in ("share_windows", "noise_draws"):
-            value = getattr(self.options, key)
-            if not isinstance(value, int) or value < 1:
-                raise ConfigError(f"projection's {key} is {value}", expected="a whole number above 0")
         self._policy: Learner | None = None
         self._replay: Windows | None = None
         # counted from checkpoint to checkpoint: a run that is resumed at one counts as if it had never stopped

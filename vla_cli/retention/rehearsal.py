@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vla_cli.errors import ConfigError
+from vla_cli.limits import limited, share
 from vla_cli.retention import Context, Learner, Method, read_options
 from vla_cli.windows import Samples, Windows
 
@@ -44,12 +44,14 @@ class RehearsalOptions:
         shift: largest shift, as a share of the image's edge.
     """
 
-    fraction: float = 0.25
-    style_probability: float = 0.7
-    geometry_probability: float = 0.0
-    rotation: float = 25.0
-    zoom: tuple[float, float] = (0.88, 1.04)
-    shift: float = 0.035
+    fraction: float = limited(0.25, "a share between 0 and 1", lambda fraction: 0 < fraction < 1)
+    style_probability: float = share(0.7)
+    geometry_probability: float = share(0.0)
+    rotation: float = limited(25.0, "from 0 to 180 degrees", lambda degrees: 0 <= degrees <= 180)
+    zoom: tuple[float, float] = limited(
+        (0.88, 1.04), "two magnifications above 0, the smaller first", lambda zoom: 0 < zoom[0] <= zoom[1]
+    )
+    shift: float = share(0.035)
 
 
 class Rehearsal(Method):
@@ -64,8 +66,6 @@ class Rehearsal(Method):
 
     def __init__(self, **options: Any) -> None:
         self.options = read_options("rehearsal", RehearsalOptions, options)
-        if not 0 < self.options.fraction < 1:
-            raise ConfigError(f"rehearsal's fraction is {self.options.fraction}", expected="a share between 0 and 1")
         self._replay: Windows | None = None
         self._watch: Watch | None = None
         self._seen: dict[str, float] = {}

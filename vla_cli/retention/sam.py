@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vla_cli.errors import ConfigError
+from vla_cli.limits import limited
 from vla_cli.retention import Method, Step, read_options
 
 
@@ -29,7 +29,7 @@ class SAMOptions:
         rho: length of the step uphill, in the space of the trained weights.
     """
 
-    rho: float = 0.05
+    rho: float = limited(0.05, "a length above 0, such as 0.05", lambda rho: rho > 0)
 
 
 class SAM(Method):
@@ -44,8 +44,6 @@ class SAM(Method):
 
     def __init__(self, **options: Any) -> None:
         self.options = read_options("sam", SAMOptions, options)
-        if self.options.rho <= 0:
-            raise ConfigError(f"sam's rho is {self.options.rho}", expected="a length above 0, such as 0.05")
 
     def wrap_gradient(self, step: Step, parameters: Mapping[str, nn.Parameter], closure: Callable[[], None]) -> None:
         """Take the gradient `rho` uphill instead; the weights come back bit for bit."""

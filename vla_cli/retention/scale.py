@@ -8,9 +8,11 @@ there on it costs as much to drift further as there was to gain at the start. De
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
-from vla_cli.errors import ConfigError
+from vla_cli.limits import limited, or_word
 from vla_cli.retention import Learner
 from vla_cli.windows import Windows
 
@@ -33,14 +35,11 @@ def flow_loss(policy: Learner, windows: Windows, *, seed: int, batch_size: int, 
     return total / len(chosen)
 
 
-def check_strength(method: str, weight: object, budget: float) -> None:
-    """Refuse a weight that is neither "auto" nor a number from 0, and a budget that is not above 0.
+def strength() -> Any:
+    """An option's field: "auto", or a penalty's weight."""
+    return or_word(AUTO, AUTO, "a number from 0", lambda weight: weight >= 0)
 
-    Raises:
-        ConfigError: see above.
-    """
-    number = isinstance(weight, (int, float)) and not isinstance(weight, bool) and weight >= 0
-    if weight != AUTO and not number:
-        raise ConfigError(f"{method}'s weight is {weight!r}", expected="auto, or a number from 0")
-    if budget <= 0:
-        raise ConfigError(f"{method}'s budget is {budget}", expected="a relative drift above 0, such as 0.02")
+
+def drift() -> Any:
+    """An option's field: the relative drift at which an automatic weight lets the penalty equal the loss."""
+    return limited(0.02, "a relative drift above 0, such as 0.02", lambda budget: budget > 0)
