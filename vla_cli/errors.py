@@ -13,6 +13,9 @@ The library raises; only `console` turns an error into text and an exit code.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 LONGEST_WORDS = 300
 """Characters of a library's message that are passed on: some quote the damaged bytes."""
 
@@ -84,3 +87,28 @@ class Interrupted(VlaError):
     """The run was stopped by the user; what is on disk can be resumed."""
 
     exit_code = 130
+
+
+@contextmanager
+def within_memory(what: str, *, hint: str) -> Iterator[None]:
+    """Say what to make smaller where memory runs out.
+
+    Args:
+        what: that is done inside, as the subject of a sentence.
+        hint: what makes it smaller.
+
+    Raises:
+        ConfigError: Python, NumPy or torch (which is not imported for it) could not get the memory.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise ConfigError(f"{what} does not fit into memory ({words(error)})", hint=hint) from error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Accelerators raise torch.OutOfMemoryError, its allocator for the CPU a bare RuntimeError."""
+    known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return known or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))

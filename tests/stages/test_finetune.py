@@ -133,6 +133,11 @@ def test_impossible_options_are_refused(
     )
 
 
+def test_what_does_not_fit_into_memory_is_to_be_made_smaller(dataset: Path, base: Path, tmp_path: Path) -> None:
+    huge = config(dataset, base, tmp_path / "out", noise_draws=10**13)  # beyond any address space
+    assert_refused(ConfigError, huge.out, lambda: finetune.run(huge), "memory", "--batch-size below 6", "--noise-draws")
+
+
 def test_a_missing_dataset_and_a_missing_base_are_refused(dataset: Path, base: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert_refused(InputError, out, lambda: finetune.run(config(tmp_path / "none", base, out)), "vla preprocess")

@@ -14,7 +14,7 @@ from vla_cli.calibration import FILE_NAME as DOMAIN
 from vla_cli.calibration import Calibration, DomainFacts, calibrate, load_domain, measure_domain
 from vla_cli.configs import FinetuneConfig
 from vla_cli.dataset import Dataset, load_dataset
-from vla_cli.errors import InputError
+from vla_cli.errors import InputError, within_memory
 from vla_cli.files import building, check_output, is_complete, read_json, write_text
 from vla_cli.guidance import Guidance, negatives_of
 from vla_cli.language.alternatives import FILE_NAME as ALTERNATIVES
@@ -36,6 +36,7 @@ from vla_cli.retention.composition import Composition
 from vla_cli.windows import Windows
 
 STAGE = "finetune"
+_SMALLER = "fewer --noise-draws, lora in place of full (--vision lora, ...), or --device cpu"
 HELD_OUT_WINDOWS = 64
 RESPONSE_WINDOWS = 32
 """Frames of the demonstrations at which the response to words is measured for `guidance: {weight: auto}`."""
@@ -97,7 +98,7 @@ def run(config: FinetuneConfig, progress: Progress = SILENT) -> dict[str, Any]:
     """Fine-tune, and write `adapter/`.
 
     Raises:
-        ConfigError: options or recipe that cannot be, an output in the way.
+        ConfigError: options or recipe that cannot be, an output in the way, or more than memory holds.
         InputError: dataset, base or replay that cannot be used.
     """
     prepared = _prepare(config)
@@ -106,7 +107,8 @@ def run(config: FinetuneConfig, progress: Progress = SILENT) -> dict[str, Any]:
     for warning in prepared.warnings:
         progress.note(warning)
     with building(config.out, prepared.request, overwrite=config.overwrite, resume=config.resume) as partial:
-        record = _train(prepared, partial, progress)
+        with within_memory("Fine-tuning", hint=f"a --batch-size below {prepared.recipe.batch_size}, {_SMALLER}"):
+            record = _train(prepared, partial, progress)
         record.save(partial)
     return _summary(config, record.document())
 

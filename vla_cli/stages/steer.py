@@ -11,7 +11,7 @@ from vla_cli.adapter import PolicySpec, check_base, load_adapter_spec, load_spec
 from vla_cli.bundle import DIGESTS, verify_digests
 from vla_cli.configs import SteerConfig
 from vla_cli.dataset import Dataset, load_dataset
-from vla_cli.errors import CheckFailed, ConfigError, InputError
+from vla_cli.errors import CheckFailed, ConfigError, InputError, within_memory
 from vla_cli.files import building, check_output, digest, is_complete, read_json
 from vla_cli.guidance import Guidance, choose, describe
 from vla_cli.policies import POLICIES
@@ -51,14 +51,19 @@ def run(config: SteerConfig, progress: Progress = SILENT) -> dict[str, Any]:
     """Evaluate base and adapters alike, and write `report/`.
 
     Raises:
-        ConfigError: options that cannot be, an output in the way.
+        ConfigError: options that cannot be, an output in the way, or more than memory holds.
         InputError: adapters, base or dataset that cannot be used.
         CheckFailed: novel success is below `fail_under` (the report is written all the same).
     """
     prepared = _prepare(config)
     request = prepared.request
     if not is_complete(config.out, request, resume=config.resume):
-        with building(config.out, request, overwrite=config.overwrite, resume=config.resume) as partial:
+        with (
+            building(config.out, request, overwrite=config.overwrite, resume=config.resume) as partial,
+            within_memory(
+                "Evaluating", hint="--workers 1, fewer --episodes (a condition is one batch), or --device cpu"
+            ),
+        ):
             _evaluate(config, prepared, partial, progress)
     return _summary(config, progress)
 
