@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from vla_cli.errors import InputError
 from vla_cli.files import digest_file, read_json, write_json
+from vla_cli.limits import ill_typed
 from vla_cli.provenance import not_an_artefact
 from vla_cli.stats import Statistics
 
@@ -119,18 +120,22 @@ def load_spec(directory: Path) -> PolicySpec:
     path = directory / FILE_NAME
     if not path.is_file():
         raise not_an_artefact(directory, FILE_NAME, "finetune")
-    document = dict(read_json(path))
+    document = read_json(path)
+    if not isinstance(document, dict):
+        raise InputError(f"{path} is malformed ({type(document).__name__})", hint="vla finetune again")
     version = document.pop("schema_version", None)
     if version != SCHEMA_VERSION:
         raise InputError(f"{path} has schema_version {version}", expected=str(SCHEMA_VERSION))
     try:
         base = document.pop("base")
-        document["base"] = BaseReference(**base) if base else None
+        state, actions = (Statistics.from_json(document.pop(key)) for key in ("state", "actions"))
         document["calibration"] = document.get("calibration") or {}
-        for key in ("state", "actions"):
-            document[key] = Statistics.from_json(document[key])
-        return PolicySpec(**document)
-    except (KeyError, TypeError) as error:
+        wrong = {**ill_typed(PolicySpec, document), **(ill_typed(BaseReference, base) if base else {})}
+        if wrong:
+            raise TypeError("; ".join(f"{key} is not {expected}" for key, expected in wrong.items()))
+        base = BaseReference(**base) if base else None
+        return PolicySpec(**document, state=state, actions=actions, base=base)
+    except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is malformed ({error})", hint="vla finetune again") from None
 
 

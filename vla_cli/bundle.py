@@ -46,6 +46,8 @@ def verify_digests(bundle: Path) -> int:
         InputError: a file is missing or was changed.
     """
     digests = read_json(bundle / DIGESTS)
+    if not isinstance(digests, dict):
+        raise InputError(f"{bundle / DIGESTS} is malformed ({type(digests).__name__})", hint="vla export-adapter again")
     for name, expected in digests.items():
         file = bundle / name
         if not file.is_file() or digest_file(file) != expected:

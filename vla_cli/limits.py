@@ -12,7 +12,7 @@ import sys
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 _KEY = "limit"
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", type(None): "null"}
@@ -91,6 +91,13 @@ def _is(value: Any, hint: Any) -> bool:
         if parts[-1] is ...:
             return all(_is(item, parts[0]) for item in value)
         return len(value) == len(parts) and all(map(_is, value, parts))
+    if get_origin(hint) is list:
+        return isinstance(value, list) and all(_is(item, get_args(hint)[0]) for item in value)
+    if get_origin(hint) is dict:
+        key, item = get_args(hint)
+        return isinstance(value, dict) and all(_is(k, key) and _is(v, item) for k, v in value.items())
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
     if hint is float:
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         return number and abs(value) <= sys.float_info.max
@@ -104,4 +111,8 @@ def _in_words(hint: Any) -> str:
         parts = get_args(hint)
         count = "any number of" if parts[-1] is ... else str(len(parts))
         return f"a list of {count} {_WORDS[parts[0]].split()[-1]}s"
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(map(str, get_args(hint)))}"
+    if get_origin(hint) in (list, dict):
+        return "a list" if get_origin(hint) is list else "a mapping"
     return _WORDS.get(hint, str(hint))

@@ -150,6 +150,9 @@ def test_a_changed_picture_of_the_table_is_noticed(bundle: Path, tmp_path: Path)
         verify_digests(tampered)
     measured = SteerConfig(adapters=(tampered,), out=tmp_path / "report")
     assert_refused(InputError, measured.out, lambda: steer.run(measured), "table_agentview_image.png was changed")
+    (tampered / "digests.json").write_text("[]")
+    with pytest.raises(InputError, match=r"digests\.json is malformed"):
+        verify_digests(tampered)
 
 
 def test_bundle_and_merged_model_act_through_the_calibration_in_the_deployment_alone(

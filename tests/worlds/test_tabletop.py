@@ -336,3 +336,11 @@ def test_an_unknown_domain_is_refused_by_name() -> None:
 
 def test_every_phrasing_is_unique_to_its_task() -> None:
     assert len(set(ALL_PHRASINGS)) == len(ALL_PHRASINGS)
+
+
+@pytest.mark.parametrize(
+    "kwargs", [-1, True, {"layout": -1}, {"layout": {"objects": 3}}, {"task": "put"}, {"task": {"colour": "red"}}]
+)
+def test_recordings_that_describe_no_scene_are_refused(kwargs: object) -> None:
+    with pytest.raises(ConfigError, match="do not describe a tabletop scene"):
+        TabletopWorld("", {"env_name": "tabletop", "env_kwargs": kwargs})

@@ -147,7 +147,7 @@ def load_domain(directory: Path) -> DomainFacts | None:
         return None
     try:
         return DomainFacts.from_document(read_json(path))
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is malformed ({error!r})", hint="measure it again from base-domain data") from None
 
 
@@ -336,7 +336,7 @@ class Calibration:
                 medians=[np.array(m, float) for m in document["medians"]],
                 skipped=document["skipped"],
             )
-        except (KeyError, TypeError, ValueError, OSError, IndexError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, OSError, IndexError) as error:
             raise InputError(
                 f"The calibration in {directory} is malformed ({error!r})", hint="vla finetune again"
             ) from None

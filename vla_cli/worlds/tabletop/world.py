@@ -48,14 +48,16 @@ class TabletopWorld:
     state_width = 4
 
     def __init__(self, variant: str = "", demonstrations: Mapping[str, Any] | None = None) -> None:
-        kwargs = dict((demonstrations or {}).get("env_kwargs", {}))
+        kwargs = (demonstrations or {}).get("env_kwargs", {})
+        if not isinstance(kwargs, Mapping):
+            raise ConfigError(f"The demonstrations' env_args do not describe a tabletop scene ({kwargs!r})")
         self.shift = variant or str(kwargs.get("shift", "base"))
         if self.shift not in DOMAINS:
             raise ConfigError(f"The tabletop has no domain '{self.shift}'", expected=f"one of {', '.join(DOMAINS)}")
         try:
             self.layout = layout_from(kwargs["layout"]) if "layout" in kwargs else DEFAULT_LAYOUT
             self.task = Task(**kwargs["task"]) if "task" in kwargs else DEFAULT_TASK
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"The demonstrations' env_args do not describe a tabletop scene ({error!r})") from None
         objects = self.layout.objects
         if objects is None or (self.task.colour, self.task.shape) not in objects:
