@@ -125,13 +125,39 @@ def test_the_manifest_tells_when_a_file_changed_or_went(tmp_path) -> None:
         read_manifest(tmp_path)
 
 
-@pytest.mark.parametrize("line", ["not json", "[1]", '{"file": "x"}', None])
+@pytest.mark.parametrize("line", ["not json", "[1]", "null", '{"file": "x"}', None])
 def test_a_damaged_manifest_is_refused(tmp_path, line: str | None) -> None:
     one = episode()
     save_episode(one, tmp_path / "one.hdf5")
     row = {**manifest_row(one, tmp_path / "one.hdf5"), "file": "../one.hdf5"}
     (tmp_path / "manifest.jsonl").write_text(line or json.dumps(row))
     with pytest.raises(InputError, match=r"manifest\.jsonl line 1"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("file", "../one.hdf5", "file is not a plain file name"),
+        ("file", -1, "file is not a word"),
+        ("rate_hz", None, "rate_hz is not a number"),
+        ("seconds", [[1]], "seconds is not a number"),
+        ("cameras", True, "cameras is not a mapping"),
+        ("cameras", {"front": 5}, "cameras is not a mapping"),
+        ("state_dim", 2.5, "state_dim is not a whole number"),
+    ],
+)
+def test_a_manifests_values_are_read_by_type(tmp_path, key: str, value: object, said: str) -> None:
+    one = episode()
+    save_episode(one, tmp_path / "one.hdf5")
+    write_manifest(tmp_path, [{**manifest_row(one, tmp_path / "one.hdf5"), key: value}])
+    with pytest.raises(InputError, match=rf"line 1 cannot be used \({said}"):
+        read_manifest(tmp_path)
+
+
+def test_a_manifest_that_is_no_text_is_refused(tmp_path) -> None:
+    (tmp_path / "manifest.jsonl").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="cannot be read"):
         read_manifest(tmp_path)
 
 

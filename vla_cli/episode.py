@@ -19,7 +19,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypedDict, cast, get_type_hints
 
 import h5py
 import numpy as np
@@ -28,15 +28,29 @@ from vla_cli import hdf5
 from vla_cli.digests import digest_recording
 from vla_cli.errors import InputError, words
 from vla_cli.files import replacing, write_text
+from vla_cli.limits import ill_typed
 from vla_cli.provenance import not_an_artefact
 from vla_cli.stored_frames import load_frames, save_frames
 
 SCHEMA_VERSION = 2
 MANIFEST = "manifest.jsonl"
-_MANIFEST_KEYS = {
-    *("file", "digest", "name", "instructions", "operator", "steps", "seconds", "rate_hz"),
-    *("cameras", "state_dim", "action_dim"),
-}
+
+
+class _ManifestRow(TypedDict):
+    """What every line of the manifest has at least."""
+
+    file: str
+    digest: str
+    name: str
+    instructions: list[str]
+    operator: str
+    steps: int
+    seconds: float
+    rate_hz: float
+    cameras: dict[str, list[int]]
+    state_dim: int
+    action_dim: int
+
 
 Role = Literal["image", "state", "action", "other"]
 
@@ -269,8 +283,12 @@ def read_manifest(directory: Path) -> list[dict[str, Any]]:
     path = directory / MANIFEST
     if not path.is_file():
         raise not_an_artefact(directory, MANIFEST, "collect-ingest")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read ({words(error)})", expected="one JSON object a line") from None
     # Not splitlines(): an instruction may hold a character that it takes for the end of a line.
-    lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line]
+    lines = [line for line in text.split("\n") if line]
     rows = [_manifest_row(line, f"{path} line {number}") for number, line in enumerate(lines, 1)]
     for row in rows:
         file = directory / row["file"]
@@ -285,9 +303,16 @@ def read_manifest(directory: Path) -> list[dict[str, Any]]:
 def _manifest_row(line: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-        missing = sorted(_MANIFEST_KEYS - set(row))
-    except (json.JSONDecodeError, TypeError) as error:
+    except json.JSONDecodeError as error:
         raise InputError(f"{where} is not valid JSON ({words(error)})", expected="one JSON object a line") from None
-    if missing or Path(row["file"]).name != row["file"]:
-        raise InputError(f"{where} lacks {missing or 'a plain file name'}", hint="vla collect-ingest to make it again")
+    keys = get_type_hints(_ManifestRow)
+    if not isinstance(row, dict) or (missing := sorted(set(keys) - set(row))):
+        lacking = missing if isinstance(row, dict) else "keys"
+        raise InputError(f"{where} lacks {lacking}", hint="vla collect-ingest to make it again")
+    wrong = ill_typed(_ManifestRow, {key: row[key] for key in keys})
+    if not wrong and Path(row["file"]).name != row["file"]:
+        wrong = {"file": "a plain file name"}
+    if wrong:
+        said = "; ".join(f"{key} is not {expected}" for key, expected in wrong.items())
+        raise InputError(f"{where} cannot be used ({said})", hint="vla collect-ingest to make it again")
     return row

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -238,6 +239,16 @@ def test_a_base_with_truncated_weights_is_one_clear_error(base: Path, tmp_path: 
 def test_another_models_config_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(InputError, match="'llama'"):
+        load_config(tmp_path)
+
+
+@pytest.mark.parametrize("key", [None, "hidden_size", "model_type"])
+def test_a_config_that_cannot_be_is_refused(base: Path, tmp_path: Path, key: str | None) -> None:
+    document = json.loads((base / "config.json").read_text())
+    if key is not None:
+        document["vlm_config"]["text_config"][key] = 1e308
+    (tmp_path / "config.json").write_text(json.dumps(document if key else None))
+    with pytest.raises(InputError, match=r"config\.json (cannot be used|is of a 'None' model)"):
         load_config(tmp_path)
 
 

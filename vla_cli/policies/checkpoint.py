@@ -19,7 +19,7 @@ from vla_cli.adapter import (
     digest_weights,
     full_model,
 )
-from vla_cli.errors import InputError
+from vla_cli.errors import InputError, words
 from vla_cli.policies.modalities import is_unused
 from vla_cli.policies.prompts import Prompts
 from vla_cli.provenance import ARTEFACTS, written_by
@@ -91,13 +91,16 @@ def load_config(directory: Path) -> Any:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error})", expected="the configuration of a pi0 model") from None
-    kind = document.get("model_type") or document.get("type")
+    kind = (document.get("model_type") or document.get("type")) if isinstance(document, dict) else None
     if kind != "pi0":
         raise InputError(f"{path} is of a '{kind}' model", expected="'pi0'", hint="--base with a pi0-family model")
-    if "model_type" in document:
-        return PI0Config.from_dict(document)
     kept = {key: document[key] for key in ("chunk_size", "max_state_dim", "max_action_dim") if key in document}
-    return PI0Config(**kept)
+    try:
+        return PI0Config.from_dict(document) if "model_type" in document else PI0Config(**kept)
+    except Exception as error:  # transformers raises many kinds for values that cannot be
+        raise InputError(
+            f"{path} cannot be used ({words(error)})", expected="the configuration of a pi0 model"
+        ) from None
 
 
 def load_base(base: str, *, tokenizer: str = "") -> tuple[nn.Module, Prompts, BaseFiles]:
