@@ -71,7 +71,9 @@ def test_a_recipes_guidance_becomes_the_adapters_default(
     found = load_spec(out).guidance
     assert found["kind"] == kind and why in found["why"]
     assert found["weight"] == (1.4 if kind == "null" else 1.0)
-    assert ("response" in read_json(out / "run.json")["facts"]) == with_alternatives
+    record = read_json(out / "run.json")
+    assert ("response" in record["facts"]) == with_alternatives
+    assert not [warning for warning in record["warnings"] if "does not use it" in warning]
 
 
 def test_words_that_the_base_cannot_read_are_named(dataset: Path, base: Path, tmp_path: Path) -> None:
