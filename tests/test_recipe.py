@@ -114,10 +114,12 @@ def test_a_rank_that_no_modality_takes_is_refused(recipe: str) -> None:
 
 def test_all_problems_come_at_once(tmp_path: Path) -> None:
     bad = tmp_path / "bad.yaml"
-    bad.write_text("method: magic\nstpes: 10\nrank: 2.5\nlearning_rate: yes\nclip: -1\n")
+    huge = "1" + "0" * 400
+    bad.write_text(f"method: magic\nstpes: 10\nrank: 2.5\nlearning_rate: yes\nclip: -1\nwarmup: {huge}\n")
     with pytest.raises(ConfigError) as caught:
         load_recipe(str(bad))
-    for part in ("unknown key 'stpes'", "method is 'magic'", "rank is 2.5", "learning_rate is True", "clip is -1"):
+    odd = ("rank is 2.5", "learning_rate is True", "clip is -1", f"warmup is {huge}, not a finite number")
+    for part in ("unknown key 'stpes'", "method is 'magic'", *odd):
         assert part in str(caught.value)
 
 

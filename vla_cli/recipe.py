@@ -15,8 +15,8 @@ guidance: {kind: ..., weight: number | auto}    the adapter's default at test ti
 
 from __future__ import annotations
 
-import math
 import re
+import sys
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -205,7 +205,7 @@ def _problems(document: dict[str, Any]) -> list[str]:
         whole = known[key].type == "int"
         if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
             found.append(f"{key} is {value!r}, not a {'whole ' if whole else ''}number")
-        elif not math.isfinite(value):
+        elif not abs(value) <= sys.float_info.max:  # nor is NaN
             found.append(f"{key} is {value}, not a finite number")
         elif key == "rank" and value > HIGHEST_RANK:
             found.append(f"rank is {value}, not up to {HIGHEST_RANK}")

@@ -273,12 +273,9 @@ def read_options(method: str, kind: type[Options], given: Mapping[str, Any]) -> 
     unknown = sorted(set(given) - set(known))
     if unknown:
         raise ConfigError(f"{method} has no option {unknown[0]!r}", expected=f"one of {', '.join(known) or 'none'}")
-    options = None
-    wrong = ill_typed(kind, given)
-    if not wrong:
-        options = kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})
-        wrong = beyond(options)
-    if options is None or wrong:
-        key, expected = next(iter(wrong.items()))
-        raise ConfigError(f"{method}'s {key} is {given.get(key)!r}", expected=expected)
+    for key, expected in ill_typed(kind, given).items():
+        raise ConfigError(f"{method}'s {key} is {given[key]!r}", expected=expected)
+    options = kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})
+    for key, expected in beyond(options).items():
+        raise ConfigError(f"{method}'s {key} is {given[key]!r}", expected=expected)
     return options
