@@ -112,11 +112,13 @@ def test_another_world_can_be_named(adapter: Path, tmp_path: Path) -> None:
 
 
 def test_fail_under_is_exit_one_and_keeps_the_report(adapter: Path, tmp_path: Path) -> None:
+    asked = SteerConfig(adapters=(adapter,), out=tmp_path / "r", episodes=12, conditions=("novel-both", "do-nothing"))
     with pytest.raises(CheckFailed) as caught:
-        asked = ("novel-both", "do-nothing")
-        steer.run(SteerConfig(adapters=(adapter,), out=tmp_path / "r", episodes=3, conditions=asked, fail_under=1.01))
+        steer.run(replace(asked, fail_under=1.0))
     assert caught.value.exit_code == 1
-    assert load_report(tmp_path / "r").rows
+    row = load_report(tmp_path / "r").find("lora", "novel-both", "success")
+    assert row is not None and row.value < 1.0
+    assert steer.run(replace(asked, fail_under=row.value, resume=True))["rows"], "as many as were asked for are enough"
 
 
 @pytest.mark.parametrize(
