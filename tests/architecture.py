@@ -71,7 +71,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "windows",
         "yaml_files",
     ),
-    FOUNDATIONS: ("", "configs", "errors", "files", "limits", "lookup", "progress", "provenance"),
+    FOUNDATIONS: ("", "configs", "errors", "field_types", "files", "limits", "lookup", "progress", "provenance"),
 }
 """Every top-level module and folder of the package ("" is the package itself); a new one is registered here."""
 

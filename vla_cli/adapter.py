@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vla_cli.errors import InputError
+from vla_cli.field_types import ill_typed
 from vla_cli.files import digest_file, read_json, write_json
-from vla_cli.limits import ill_typed
 from vla_cli.provenance import not_an_artefact
 from vla_cli.stats import Statistics
 

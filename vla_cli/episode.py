@@ -19,7 +19,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypedDict, cast, get_type_hints
+from typing import Any, Literal, TypedDict, cast
 
 import h5py
 import numpy as np
@@ -27,8 +27,8 @@ import numpy as np
 from vla_cli import hdf5
 from vla_cli.digests import digest_recording
 from vla_cli.errors import InputError, words
+from vla_cli.field_types import ill_typed
 from vla_cli.files import replacing, write_text
-from vla_cli.limits import ill_typed
 from vla_cli.provenance import not_an_artefact
 from vla_cli.stored_frames import load_frames, save_frames
 
@@ -305,8 +305,8 @@ def _manifest_row(line: str, where: str) -> dict[str, Any]:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         raise InputError(f"{where} is not valid JSON ({words(error)})", expected="one JSON object a line") from None
-    keys = get_type_hints(_ManifestRow)
-    if not isinstance(row, dict) or (missing := sorted(set(keys) - set(row))):
+    keys = _ManifestRow.__required_keys__
+    if not isinstance(row, dict) or (missing := sorted(keys - set(row))):
         lacking = missing if isinstance(row, dict) else "keys"
         raise InputError(f"{where} lacks {lacking}", hint="vla collect-ingest to make it again")
     wrong = ill_typed(_ManifestRow, {key: row[key] for key in keys})

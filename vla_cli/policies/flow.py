@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from vla_cli.adapter import PolicySpec, check_base, has_spec, load_spec
 from vla_cli.calibration import Calibration
-from vla_cli.errors import ConfigError
+from vla_cli.errors import ConfigError, words
 from vla_cli.guidance import Guidance
 from vla_cli.policies.adaptation import Deltas
 from vla_cli.policies.checkpoint import attach, load_base, locate_base
@@ -293,7 +293,7 @@ def pick_device(wish: str) -> str:
         torch.empty(1, device=wish)
     except (AssertionError, NotImplementedError, RuntimeError) as error:  # a torch built without CUDA asserts
         raise ConfigError(
-            f"--device {wish} cannot be used here ({str(error).splitlines()[0]})",
+            f"--device {wish} cannot be used here ({words(error)})",
             expected="auto, cpu, or an accelerator that this torch was built for and this machine has",
             hint="--device auto",
         ) from None

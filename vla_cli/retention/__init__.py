@@ -32,8 +32,9 @@ import torch
 from torch import Tensor, nn
 
 from vla_cli.errors import ConfigError
+from vla_cli.field_types import ill_typed
 from vla_cli.language.alternatives import FILE_NAME, Alternative
-from vla_cli.limits import beyond, ill_typed
+from vla_cli.limits import beyond
 from vla_cli.lookup import Table
 from vla_cli.windows import Samples, Windows
 
