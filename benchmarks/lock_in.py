@@ -3,6 +3,7 @@
     python benchmarks/lock_in.py --small                        under 15 minutes on two cores
     python benchmarks/lock_in.py                                the whole, into docs/lock_in.{json,md,svg}
     python benchmarks/lock_in.py --rows sft,lora --shifts V --tasks tune --seeds 0 --episodes 40
+    python benchmarks/lock_in.py --continue docs/lock_in.json   the whole, but for the cells that are published there
     python benchmarks/lock_in.py --render                       docs/lock_in.{md,svg} again from docs/lock_in.json
 
 Rows are methods (lock_in_rows.yaml), columns the kinds of instruction, and a cell is one row on one shift, task and
@@ -19,12 +20,14 @@ import json
 import shlex
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lock_in_harness.jobs import Place
+from lock_in_harness.published import take_over
 from lock_in_harness.render import markdown, svg
-from lock_in_harness.results import Results, collect, load_results, save_results
+from lock_in_harness.results import Results, collect, load_results, machine, save_results
 from lock_in_harness.rows import ROWS_FILE, RowsFile, load_rows
 from lock_in_harness.schedule import Plan, jobs_of, run_all
 from lock_in_harness.tasks import choose_tasks
@@ -53,6 +56,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--base", default=str(DOCS.parent / "sample_data" / "base"))
     parser.add_argument("--work", type=Path, default=Path("lock_in_out"), help="[lock_in_out]")
     parser.add_argument("--out", type=Path, help="folder of lock_in.{json,md,svg}")
+    parser.add_argument(
+        "--continue", dest="published", type=Path, metavar="DOCUMENT", help="a lock_in.json whose cells are finished"
+    )
     parser.add_argument("--discard-adapters", action="store_true", help="delete adapters once their cells are done")
     parser.add_argument("--list", action="store_true", help="only list the cells that are still to be filled")
     parser.add_argument("--render", action="store_true", help="only write lock_in.{md,svg} from lock_in.json in --out")
@@ -70,6 +76,7 @@ def plan_of(args: argparse.Namespace, rows_file: RowsFile) -> Plan:
         seeds=tuple(int(seed) for seed in args.seeds.split(",")) if args.seeds else size.seeds,
         episodes=args.episodes or size.episodes,
         steps=args.steps,
+        only=size.only if args.rows is None else {},  # rows asked for by name are run wherever they are asked for
     )
     plan.check()
     return plan
@@ -100,10 +107,16 @@ def sessions(work: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
+def keep_sessions(work: Path, earlier: Sequence[Mapping[str, Any]]) -> None:
+    """Put the sessions of a document whose cells are taken over before those of this work directory."""
+    own = [session for session in sessions(work) if session not in earlier]
+    write_text(work / SESSIONS, "".join(json.dumps(session) + "\n" for session in [*earlier, *own]))
+
+
 def note_session(work: Path, command: str, seconds: float, filled: int) -> None:
     """Add this run to the sessions, unless it filled nothing."""
     if filled:
-        entry = {"command": command, "wall_seconds": round(seconds), "cells": filled}
+        entry = {"command": command, "wall_seconds": round(seconds), "cells": filled, "machine": machine()}
         with (work / SESSIONS).open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(entry) + "\n")
 
@@ -126,6 +139,10 @@ def run(args: argparse.Namespace) -> int:
         say("\n".join(str(cell.path(args.work)) for cell in cells if not cell.done(args.work)) or "nothing is left")
         return 0
     budget = None if args.budget_minutes is None else 60 * args.budget_minutes
+    if args.published is not None:
+        published = load_results(args.published)
+        say(take_over(published, cells, args.work).words(args.published))
+        keep_sessions(args.work, published.document["made_by"]["sessions"])
     command = shlex.join(["python", "benchmarks/lock_in.py", *sys.argv[1:]])
     before = sum(cell.done(args.work) for cell in cells)
     try:

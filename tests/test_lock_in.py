@@ -22,6 +22,7 @@ from lock_in_harness.cells import CONDITIONS, NOVEL, Cell, count, outcome_string
 from lock_in_harness.data import shown_tasks  # noqa: E402
 from lock_in_harness.goals import GOALS, JUDGED, Goal, judge, overall  # noqa: E402
 from lock_in_harness.jobs import Job, Place, alternatives, jobs_for  # noqa: E402
+from lock_in_harness.published import take_over  # noqa: E402
 from lock_in_harness.render import comparisons, markdown, svg  # noqa: E402
 from lock_in_harness.results import (  # noqa: E402
     Results,
@@ -36,7 +37,7 @@ from lock_in_harness.rows import MethodRow, RowsFile, load_rows, recipe_keys  # 
 from lock_in_harness.schedule import Plan, jobs_of, run_all  # noqa: E402
 from lock_in_harness.tasks import REPORT, TUNE, choose_tasks  # noqa: E402
 
-from vla_cli.errors import ConfigError  # noqa: E402
+from vla_cli.errors import ConfigError, InputError  # noqa: E402
 from vla_cli.files import read_json  # noqa: E402
 from vla_cli.recipe import load_recipe  # noqa: E402
 
@@ -236,6 +237,62 @@ def test_the_most_informative_cells_come_first(place: Place) -> None:
     assert {cell.shift for cell in first} == {"V", "W"}
 
 
+def test_a_shift_can_be_for_some_rows_only(place: Place) -> None:
+    plan = replace(PLAN, only={"W": ["sft", "oracle"]})
+    cells = [cell for job in jobs_of(plan, FILE, place) for cell in job.cells]
+    assert {cell.row.label for cell in cells if cell.shift == "W"} == {"sft", "oracle"}
+    assert {cell.row.label for cell in cells if cell.shift == "V"} == set(FILE.rows)
+    asked = lock_in.plan_of(lock_in.parse(["--rows", "sft-low", "--shifts", "Y"]), load_rows())
+    assert [row.label for row in asked.rows_on("Y")] == ["sft-low"]
+    assert "sft-low" not in [row.label for row in lock_in.plan_of(lock_in.parse([]), load_rows()).rows_on("Y")]
+
+
+def test_cells_of_another_machine_are_taken_over(place: Place, tmp_path: Path) -> None:
+    plan = replace(PLAN, seeds=(0,))
+    elsewhere = gathered(replace(place, work=tmp_path / "elsewhere"), plan, flat)
+    path = tmp_path / "lock_in.json"
+    save_results(elsewhere, path)
+    jobs = jobs_of(PLAN, FILE, place)
+    cells = [cell for job in jobs for cell in job.cells]
+    known = [cell for cell in cells if cell.seed == 0]
+    done = known[0]
+    done.save(place.work, outcomes(done, flat), {"train": 9.0, "train_cpu": 8.0, "evaluate": 1.0})
+
+    taken = take_over(load_results(path), cells, place.work)
+    assert (taken.taken, taken.there, taken.elsewhere, taken.changed) == (len(known) - 1, 1, 0, ())
+    assert [cell for cell in cells if cell.done(place.work)] == known
+    # the document of what was taken over is the document it came from
+    again = together(place, plan, jobs_of(plan, FILE, place))
+    assert again.document["rows"] == elsewhere.document["rows"]
+    assert again.document["cells"] == elsewhere.document["cells"]
+    outcome = run_all(jobs, place, workers=1, budget_seconds=None, say=lambda _: None, run=made_up(flat))
+    assert outcome.finished == len(cells) - len(known)
+
+
+def test_published_cells_of_other_settings_are_run_again(place: Place, tmp_path: Path) -> None:
+    published = gathered(replace(place, work=tmp_path / "elsewhere"), PLAN, flat)
+    other = replace(STEERABLE, recipe={"like": "lora", "learning_rate": 0.5})
+    file = RowsFile({**FILE.rows, "steerable": other}, {})
+    plan = replace(PLAN, rows=(SFT, other), seeds=(0,))
+    cells = [cell for job in jobs_of(plan, file, place) for cell in job.cells]
+    taken = take_over(published, cells, place.work)
+    assert {cell.row.label for cell in cells if cell.done(place.work)} == {"sft"}
+    assert len(taken.changed) == 4
+    assert taken.taken == 4
+    assert taken.elsewhere == 40 - 8
+    text = taken.words(tmp_path)
+    assert "32 are not of this plan" in text
+    assert "4 are to be run again" in text
+    assert "V tune:0 seed 0 steerable" in text
+
+
+def test_a_document_that_does_not_say_what_made_its_cells_is_refused(place: Place) -> None:
+    results = gathered(place, PLAN, flat)
+    old = Results({key: value for key, value in results.document.items() if key != "cells"})
+    with pytest.raises(InputError, match="does not say what determined"):
+        take_over(old, [], place.work)
+
+
 def test_a_second_run_fills_only_what_is_missing(place: Place) -> None:
     jobs, done = jobs_of(PLAN, FILE, place), list[str]()
 
@@ -370,6 +427,12 @@ def test_one_real_cell_from_the_command_line_to_the_page(tmp_path: Path, capsys:
     assert lock_in.main(command) == 0
     assert "0 jobs to do, 1 finished before" in capsys.readouterr().out
     assert (tmp_path / "lock_in.md").read_bytes() == before
+    # and on another machine, from the document alone
+    there = [*command[:-1], str(tmp_path / "there"), "--continue", str(tmp_path / "lock_in.json")]
+    for _ in range(2):
+        assert lock_in.main(there) == 0
+        assert "0 jobs to do, 1 finished before" in capsys.readouterr().out
+        assert (tmp_path / "there" / "lock_in.md").read_bytes() == before
 
 
 def test_the_time_of_an_interrupted_run_is_not_lost(

@@ -7,6 +7,7 @@ data      demonstrations of a cell, through the ingest and preprocess stages
 jobs      fine-tunes once and evaluates every row that shares the adapter
 schedule  order, worker processes, time budget, resuming
 results   cells of a plan as `lock_in.json`
+published cells of another run's `lock_in.json` taken over as finished
 goals     the goals, and whether they are met
 render    `lock_in.md` and `lock_in.svg` from `lock_in.json` alone
 

@@ -53,8 +53,7 @@ Written from `lock_in.json` by `python benchmarks/lock_in.py --render`; do not e
 
 {plan["cells_done"]} of {plan["cells"]} cells, each {plan["episodes"]} episodes a condition; {len(plan["tasks"])} \
 task(s), seeds {", ".join(str(seed) for seed in plan["seeds"])}. Wall time {_hours(wall)} in \
-{len(made["sessions"])} session(s); the work of the cells shown, added up, {_hours(made["cell_seconds"])}. \
-Base `{made["base"]}`. {versions}; {made["machine"]}.
+{len(made["sessions"])} session(s) on {"; ".join(made["machines"])}. Base `{made["base"]}`. {versions}.
 
 Figures are success in percent with 95% Wilson intervals, pooled over tasks and seeds. Episodes of one fine-tuning run \
 are independent draws of scenes and noise; runs differ by more than the intervals tell, which "cells from - to" shows.

@@ -2,7 +2,8 @@
 
     rows      {method, label, shift, base_data, task, seed, condition, metric, k, n, seconds, bits}
     plan      rows with their summaries, shifts, tasks with layouts, seeds, episodes
-    made_by   command, versions, machine, sessions with wall seconds
+    cells     {label, shift, task, seed, digest} of every cell that is there: what determined it (see `cells`)
+    made_by   command, versions, machines, sessions with wall seconds
     not_run   cells of the plan that are missing, counted by row and shift, with a reason where one is known
 
 `seconds` is fine-tuning's CPU time, which other work on the machine does not stretch; 0 for rows without. `bits`, with
@@ -27,6 +28,7 @@ from vla_cli.files import read_json, to_json, write_text
 
 Key = tuple[str, str, str, int]
 """(label, shift, task, seed) of a cell."""
+IDENTITY = ("label", "shift", "task", "seed", "digest")
 
 
 def pack(outcomes: str) -> str:
@@ -131,12 +133,12 @@ def load_results(path: Path) -> Results:
 
 
 def save_results(results: Results, path: Path) -> None:
-    """Write `lock_in.json`, a line for every row, so that changes can be read."""
+    """Write `lock_in.json`, a line for every row and cell, so that changes can be read."""
     parts = []
     for key, value in results.document.items():
-        if key == "rows":
+        if key in ("rows", "cells"):
             lines = ",\n".join("    " + _one_line(row) for row in value)
-            parts.append(f'  "rows": [\n{lines}\n  ]' if lines else '  "rows": []')
+            parts.append(f'  "{key}": [\n{lines}\n  ]' if lines else f'  "{key}": []')
         else:
             body = to_json(value).rstrip("\n").replace("\n", "\n  ")
             parts.append(f'  "{key}": {body}')
@@ -150,6 +152,8 @@ def _one_line(row: Mapping[str, Any]) -> str:
 
 def cell_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The rows of one cell's file."""
+    if "rows" in result:  # taken over from another run's document, which keeps no more
+        return result["rows"]
     rows = []
     for condition, outcomes in result["conditions"].items():
         for metric in METRICS:
@@ -201,13 +205,13 @@ def collect(
         "command": command,
         "base": base,
         "versions": {"vla-cli": __version__, **_versions()},
-        "machine": _machine(),
+        "machines": list(dict.fromkeys([session["machine"] for session in sessions] or [machine()])),
         "sessions": [dict(session) for session in sessions],
-        "cell_seconds": round(sum(sum((r["seconds"]["train"], r["seconds"]["evaluate"])) for r in loaded)),
     }
     not_run = {"missing": gaps, "failed": dict(failed)}
+    filled = [{key: result[key] for key in IDENTITY} for result in loaded]
     found = [row for result in loaded for row in cell_rows(result)]
-    return Results({"plan": plan, "made_by": made_by, "not_run": not_run, "rows": found})
+    return Results({"plan": plan, "made_by": made_by, "not_run": not_run, "cells": filled, "rows": found})
 
 
 def _task_document(task: BenchTask) -> dict[str, Any]:
@@ -220,7 +224,7 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in ("torch", "transformers", "peft")}}
 
 
-def _machine() -> str:
+def machine() -> str:
     """Processor and cores, as far as the system tells."""
     import os
 

@@ -60,6 +60,7 @@ class Size:
 
     rows: tuple[str, ...]
     shifts: tuple[str, ...]
+    only: dict[str, tuple[str, ...]]
     tasks: str
     seeds: tuple[int, ...]
     episodes: int
@@ -140,10 +141,13 @@ def _size(name: str, entry: Mapping[str, Any], rows: Mapping[str, MethodRow]) ->
     known = {f.name for f in fields(Size)}
     if set(entry) != known:
         raise ConfigError(f"'{name}' has keys {sorted(entry)}", expected=f"exactly {sorted(known)}")
-    labels = tuple(entry["rows"])
-    if missing := [label for label in labels if label not in rows]:
+    labels, shifts = tuple(entry["rows"]), tuple(entry["shifts"])
+    only = {shift: tuple(chosen) for shift, chosen in entry["only"].items()}
+    if missing := [label for chosen in (labels, *only.values()) for label in chosen if label not in rows]:
         raise ConfigError(f"'{name}' names a row '{missing[0]}' that is not there")
-    return Size(labels, tuple(entry["shifts"]), str(entry["tasks"]), tuple(entry["seeds"]), int(entry["episodes"]))
+    if missing := [shift for shift in only if shift not in shifts]:
+        raise ConfigError(f"'{name}' says which rows are run on '{missing[0]}', which is none of its shifts")
+    return Size(labels, shifts, only, str(entry["tasks"]), tuple(entry["seeds"]), int(entry["episodes"]))
 
 
 def recipe_keys(row: MethodRow, steps: int | None = None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -26,9 +26,10 @@ class Plan:
     """What a run covers.
 
     Attributes:
-        rows, shifts, tasks, seeds: every combination is a cell.
+        rows, shifts, tasks, seeds: every combination is a cell, but for what `only` leaves out.
         episodes: a condition.
         steps: instead of the recipes' own, or None.
+        only: labels of the rows that are run on a shift, where those are not all.
     """
 
     rows: tuple[MethodRow, ...]
@@ -37,6 +38,11 @@ class Plan:
     seeds: tuple[int, ...]
     episodes: int
     steps: int | None = None
+    only: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def rows_on(self, shift: str) -> list[MethodRow]:
+        """The rows that are run on a shift, in their order."""
+        return [row for row in self.rows if row.label in self.only.get(shift, [row.label])]
 
     def check(self) -> None:
         """Refuse a plan that cannot be.
@@ -77,7 +83,7 @@ def jobs_of(plan: Plan, rows_file: RowsFile, place: Place) -> list[Job]:
         for task in plan.tasks
         for shift in plan.shifts
         for job in jobs_for(
-            place, rows_file, list(plan.rows), task, shift, seed, episodes=plan.episodes, steps=plan.steps
+            place, rows_file, plan.rows_on(shift), task, shift, seed, episodes=plan.episodes, steps=plan.steps
         )
     ]
 
