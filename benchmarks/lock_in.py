@@ -24,10 +24,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lock_in_harness.cells import machine
 from lock_in_harness.jobs import Place
 from lock_in_harness.published import take_over
 from lock_in_harness.render import markdown, svg
-from lock_in_harness.results import Results, collect, load_results, machine, save_results
+from lock_in_harness.results import Results, collect, load_results, save_results
 from lock_in_harness.rows import ROWS_FILE, RowsFile, load_rows
 from lock_in_harness.schedule import Plan, jobs_of, run_all
 from lock_in_harness.tasks import choose_tasks

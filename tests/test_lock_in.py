@@ -346,6 +346,27 @@ def test_pooled_counts_add_up(place: Place) -> None:
     assert results.figure("sft", "T", "trained") is None
 
 
+def test_times_are_compared_within_a_machine(place: Place) -> None:
+    results = gathered(place, replace(PLAN, seeds=(0,)), flat)
+
+    def as_run(seconds: dict[str, float], machines: dict[tuple[str, str], str]) -> Results:
+        """SFT and ours with these seconds, each (label, shift) on its machine."""
+        rows = [{**row, "seconds": seconds.get(row["label"], 0.0)} for row in results.rows]
+        cells = [{**c, "machine": machines.get((c["label"], c["shift"]), "old")} for c in results.document["cells"]]
+        return Results({**results.document, "rows": rows, "cells": cells})
+
+    seconds = {"sft": 10.0, "steerable": 5.0}
+    assert as_run(seconds, {}).time_ratios("steerable", "V", "sft") == [0.5, 0.5]
+    assert "| 0.5x |" in markdown(as_run(seconds, {}))
+    assert "| none |" in markdown(as_run(seconds, {}))
+    # SFT was run on the new machine on W only: its time there is what V is held against
+    moved = as_run(seconds, {("steerable", "V"): "new", ("sft", "W"): "new"})
+    assert moved.time_ratios("steerable", "V", "sft") == [0.5, 0.5]
+    alone = as_run(seconds, {("steerable", "V"): "new"})
+    assert alone.time_ratios("steerable", "V", "sft") == []
+    assert "| 5 s |" in markdown(alone)
+
+
 def test_outcomes_survive_packing() -> None:
     for text in ("0", "1", "0001", "10110", "0" * 101, "01" * 50):
         assert unpack(pack(text), len(text)) == text

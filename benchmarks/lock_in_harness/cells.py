@@ -3,7 +3,7 @@
     WORK/cells/V/report-0/seed-0/lora-3f2a9c0d11e2.json
 
     {"label": "lora", "method": "lora", "base_data": false, "shift": "V", "task": "report:0", "seed": 0,
-     "evaluation_seed": 20000, "digest": ..., "determinants": {...},
+     "evaluation_seed": 20000, "digest": ..., "determinants": {...}, "machine": processor and cores,
      "seconds": {"train": wall, "train_cpu": CPU, "evaluate": wall},
      "conditions": {"trained": {"success": "1101...", "grounding": "1101...", "locked": "----..."}, ...}}
 
@@ -14,6 +14,8 @@ recipe, guidance, demonstrations, domain, episodes and base; not the version of 
 from __future__ import annotations
 
 import hashlib
+import os
+import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -102,6 +104,7 @@ class Cell:
             "episodes": self.episodes,
             "digest": self.digest,
             "determinants": self.determinants(),
+            "machine": machine(),
             "seconds": seconds,
             "conditions": conditions,
         }
@@ -134,3 +137,13 @@ def outcome_string(facts: Sequence[bool | None]) -> str:
 def count(outcomes: str) -> tuple[int, int]:
     """Successes and episodes of an outcome string, those that do not apply left out."""
     return outcomes.count("1"), len(outcomes) - outcomes.count(NOT_APPLICABLE)
+
+
+def machine() -> str:
+    """Processor and cores, as far as the system tells."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        models = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
+        name = models[0] if models else name
+    return f"{name}, {os.cpu_count()} cores"

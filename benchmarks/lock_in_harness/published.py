@@ -9,13 +9,13 @@ names every machine.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lock_in_harness.cells import Cell
-from lock_in_harness.results import IDENTITY, Key, Results
+from lock_in_harness.results import Key, Results
 from vla_cli.errors import InputError
 from vla_cli.files import write_json
 
@@ -70,16 +70,16 @@ def take_over(published: Results, cells: Sequence[Cell], work: Path) -> Taken:
         rows.setdefault((row["label"], row["shift"], row["task"], row["seed"]), []).append(row)
     counts, changed = Counter[str](), list[str]()
     for identity in published.document["cells"]:
-        label, shift, task, seed, digest = (identity[key] for key in IDENTITY)
-        cell = ours.get((label, shift, task, seed))
+        key: Key = (identity["label"], identity["shift"], identity["task"], identity["seed"])
+        cell = ours.get(key)
         if cell is None:
             counts["elsewhere"] += 1
-        elif cell.digest != digest:
-            changed.append(f"{shift} {task} seed {seed} {label}")
+        elif cell.digest != identity["digest"]:
+            changed.append(f"{cell.shift} {cell.task.name} seed {cell.seed} {cell.row.label}")
         elif cell.done(work):
             counts["there"] += 1
         else:
-            _write(cell, rows[label, shift, task, seed], work)
+            _write(cell, identity, rows[key], work)
             counts["taken"] += 1
     return Taken(counts["taken"], counts["there"], counts["elsewhere"], tuple(changed))
 
@@ -88,8 +88,7 @@ def _key(cell: Cell) -> Key:
     return cell.row.label, cell.shift, cell.task.name, cell.seed
 
 
-def _write(cell: Cell, rows: Sequence[dict[str, Any]], work: Path) -> None:
+def _write(cell: Cell, identity: Mapping[str, Any], rows: Sequence[dict[str, Any]], work: Path) -> None:
     path = cell.path(work)
     path.parent.mkdir(parents=True, exist_ok=True)
-    identity = dict(zip(IDENTITY, (*_key(cell), cell.digest), strict=True))
     write_json(path, {**identity, "determinants": cell.determinants(), "rows": list(rows)})

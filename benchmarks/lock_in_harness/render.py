@@ -87,12 +87,11 @@ def _success(results: Results, shift: str) -> str:
 
 
 def _time(results: Results, label: str, shift: str) -> str:
-    """Median over cells of fine-tuning's CPU time as a multiple of plain SFT's in the same cell."""
-    own, plain = results.seconds(label, shift), results.seconds(PLAIN, shift)
-    ratios = [own[key] / plain[key] for key in own if plain.get(key)]
-    if not any(own.values()):
+    """Median over cells of fine-tuning's CPU time as a multiple of plain SFT's on the same machine."""
+    own, ratios = results.seconds(label, shift), results.time_ratios(label, shift, PLAIN)
+    if not any(own):
         return "none"
-    return f"{median(ratios):.1f}x" if ratios else f"{median(own.values()):.0f} s"
+    return f"{median(ratios):.1f}x" if ratios else f"{median(own):.0f} s"
 
 
 def _locked(results: Results, shift: str) -> str:

@@ -2,7 +2,7 @@
 
     rows      {method, label, shift, base_data, task, seed, condition, metric, k, n, seconds, bits}
     plan      rows with their summaries, shifts, tasks with layouts, seeds, episodes
-    cells     {label, shift, task, seed, digest} of every cell that is there: what determined it (see `cells`)
+    cells     {label, shift, task, seed, digest, machine} of every cell that is there: what determined it (see `cells`)
     made_by   command, versions, machines, sessions with wall seconds
     not_run   cells of the plan that are missing, counted by row and shift, with a reason where one is known
 
@@ -18,9 +18,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from lock_in_harness.cells import METRICS, Cell, count
+from lock_in_harness.cells import METRICS, Cell, count, machine
 from lock_in_harness.rows import MethodRow
 from lock_in_harness.tasks import BenchTask
 from vla_cli import __version__
@@ -28,7 +29,7 @@ from vla_cli.files import read_json, to_json, write_text
 
 Key = tuple[str, str, str, int]
 """(label, shift, task, seed) of a cell."""
-IDENTITY = ("label", "shift", "task", "seed", "digest")
+IDENTITY = ("label", "shift", "task", "seed", "digest", "machine")
 
 
 def pack(outcomes: str) -> str:
@@ -117,10 +118,33 @@ class Results:
                     cells.add((row["task"], row["seed"]))
         return "".join(left), "".join(right), len(cells)
 
-    def seconds(self, label: str, shift: str) -> dict[tuple[str, int], float]:
-        """Fine-tuning's CPU seconds of each (task, seed)."""
-        rows = self._index.get((label, shift, "trained", "success"), [])
-        return {(row["task"], row["seed"]): row["seconds"] for row in rows}
+    @cached_property
+    def _machines(self) -> dict[Key, str]:
+        return {(c["label"], c["shift"], c["task"], c["seed"]): c["machine"] for c in self.document["cells"]}
+
+    @cached_property
+    def _seconds(self) -> dict[Key, float]:
+        rows = (row for row in self.rows if (row["condition"], row["metric"]) == ("trained", "success"))
+        return {(row["label"], row["shift"], row["task"], row["seed"]): row["seconds"] for row in rows}
+
+    def seconds(self, label: str, shift: str) -> list[float]:
+        """Fine-tuning's CPU seconds, one number a cell."""
+        return [found for key, found in self._seconds.items() if key[:2] == (label, shift)]
+
+    def time_ratios(self, label: str, shift: str, other: str) -> list[float]:
+        """Fine-tuning's CPU time as a multiple of another row's, one number a cell.
+
+        The other row's time is that of the same shift, task and seed where the same machine ran it, else the median of
+        all its cells on that machine: how long one machine takes says nothing about another.
+        """
+        ratios = []
+        for key, own in self._seconds.items():
+            if key[:2] == (label, shift):
+                where, beside = self._machines[key], (other, *key[1:])
+                there = [t for k, t in self._seconds.items() if k[0] == other and self._machines[k] == where]
+                reference = self._seconds[beside] if self._machines.get(beside) == where else median(there or [0])
+                ratios += [own / reference] if reference else []
+        return ratios
 
 
 def load_results(path: Path) -> Results:
@@ -222,15 +246,3 @@ def _task_document(task: BenchTask) -> dict[str, Any]:
 
 def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in ("torch", "transformers", "peft")}}
-
-
-def machine() -> str:
-    """Processor and cores, as far as the system tells."""
-    import os
-
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        models = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
-        name = models[0] if models else name
-    return f"{name}, {os.cpu_count()} cores"
