@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vla_cli.comparison import compare, corrected, holm, mcnemar, paired_difference
+from vla_cli.comparison import compare, corrected, error_ratio, holm, mcnemar, paired_difference
 
 SUCCESSES = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60)
 
@@ -108,3 +108,38 @@ def test_a_family_corrects_all_of_its_members() -> None:
     assert family["weak"].corrected == pytest.approx(2 * weak.p)
     assert family["weak"].verdict == "not resolved"
     assert [c.p for c in family.values()] == [clear.p, weak.p, 1.0]
+
+
+ERRORS = st.lists(st.tuples(st.floats(0.01, 10), st.floats(0.01, 10)), min_size=2, max_size=20)
+
+
+@given(ERRORS)
+def test_error_ratios_are_the_same_the_other_way_round(errors: list[tuple[float, float]]) -> None:
+    a, b = [e[0] for e in errors], [e[1] for e in errors]
+    (ratio, low, high, p), (back, back_low, back_high, same) = error_ratio(a, b), error_ratio(b, a)
+    assert low <= ratio <= high
+    assert (back, back_low, back_high) == pytest.approx((1 / ratio, 1 / high, 1 / low))
+    assert same == pytest.approx(p)
+    # the interval and the test are one statement
+    assert (low > 1 or high < 1) == (p < 0.05) or min(abs(low - 1), abs(high - 1)) < 1e-9
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 10])
+def test_equal_policies_are_told_apart_in_one_of_twenty(n: int) -> None:
+    rng = np.random.default_rng(n)
+    episode = np.exp(rng.normal(0, 1, (2000, n)))  # how hard an episode is matters to both alike
+    a, b = (episode * np.exp(rng.normal(0, 0.3, (2000, n))) for _ in range(2))
+    found = [error_ratio(x.tolist(), y.tolist())[3] <= 0.05 for x, y in zip(a, b, strict=True)]
+    assert np.mean(found) == pytest.approx(0.05, abs=0.02)
+
+
+def test_one_episode_resolves_nothing_and_equal_ratios_everything() -> None:
+    assert error_ratio([2.0], [1.0]) == pytest.approx((2.0, 2.0, 2.0, 1.0))
+    assert error_ratio([2.0, 4.0], [1.0, 2.0]) == pytest.approx((2.0, 2.0, 2.0, 0.0))
+    assert error_ratio([2.0, 4.0], [2.0, 4.0])[3] == 1.0
+
+
+@pytest.mark.parametrize(("a", "b"), [([], []), ([1.0], [1.0, 2.0]), ([0.0], [1.0]), ([float("nan")], [1.0])])
+def test_errors_without_a_ratio_are_refused(a: list[float], b: list[float]) -> None:
+    with pytest.raises(ValueError, match="no ratio"):
+        error_ratio(a, b)

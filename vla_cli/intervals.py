@@ -9,7 +9,6 @@ import numpy as np
 
 Z_95 = 1.959963985
 """Two-sided 95% quantile of the standard normal distribution."""
-RESAMPLES = 2000
 
 
 def wilson(k: int, n: int, z: float = Z_95) -> tuple[float, float]:
@@ -34,17 +33,22 @@ def wilson(k: int, n: int, z: float = Z_95) -> tuple[float, float]:
     return (0.0 if k == 0 else max(0.0, centre - half)), (1.0 if k == n else min(1.0, centre + half))
 
 
-def bootstrap_mean(values: Sequence[float], rng_seed: int) -> tuple[float, float]:
-    """95% percentile bootstrap of a mean (B. Efron, Ann. Statist. 7, 1979), resampling whole episodes.
+def t_interval(values: Sequence[float]) -> tuple[float, float]:
+    """95% interval of a mean by Student's t (Biometrika 6, 1908, 1-25).
+
+    A few episodes are held out, not hundreds: a bootstrap of three values covers the mean in 78 of 100 cases, not 95.
 
     Args:
         values: one figure an episode; of a single one no spread is known, and both bounds are that figure.
-        rng_seed: the same seed and values give the same bounds.
     """
+    from scipy import stats  # half a second, which only who has such figures waits for
+
     sample = np.asarray(values, np.float64)
-    picks = np.random.default_rng(rng_seed).integers(0, len(sample), (RESAMPLES, len(sample)))
-    low, high = np.quantile(sample[picks].mean(axis=1), [0.025, 0.975])
-    return float(low), float(high)
+    mean = float(sample.mean())
+    if len(sample) == 1:
+        return mean, mean
+    half = float(stats.t.ppf(0.975, len(sample) - 1)) * float(sample.std(ddof=1)) / math.sqrt(len(sample))
+    return mean - half, mean + half
 
 
 def percent(share: float) -> str:

@@ -35,8 +35,8 @@ def film(**changes: object) -> Film:
 
 def open_loop() -> Report:
     rows = [
-        mean_row("base", "held-out", "action_error", [0.3, 0.31, 0.29], 0),
-        mean_row("naive", "held-out", "action_error", [0.1, 0.11, 0.12], 0),
+        mean_row("base", "held-out", "action_error", [0.3, 0.31, 0.29]),
+        mean_row("naive", "held-out", "action_error", [0.1, 0.11, 0.12]),
     ]
     return Report("open-loop", [{"name": "base"}, {"name": "naive"}], [Condition("held-out", "Held out.")], rows)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,6 +29,7 @@ from vla_cli.report import (
     to_markdown,
     transposed,
 )
+from vla_cli.report.paired import compare_errors
 from vla_cli.report.verdict import open_loop_comparisons, verdicts
 
 # ---- intervals
@@ -86,30 +88,31 @@ def test_wilson_refuses_impossible_counts(k: int, n: int) -> None:
 
 
 @steady
-@given(st.lists(st.floats(0, 1e3), min_size=1, max_size=30), st.integers(0, 5))
-def test_bootstrap_encloses_the_mean_and_repeats(values: list[float], seed: int) -> None:
-    row = mean_row("base", "held-out", "action_error", values, seed)
-    assert min(values) - 1e-9 <= row.low <= row.value <= row.high <= max(values) + 1e-9
-    assert row == mean_row("base", "held-out", "action_error", values, seed)
+@given(st.lists(st.floats(0, 1e3), min_size=1, max_size=30))
+def test_the_interval_of_a_mean_encloses_it(values: list[float]) -> None:
+    row = mean_row("base", "held-out", "action_error", values)
+    assert 0 <= row.low <= row.value <= row.high
+    assert row.value == pytest.approx(np.mean(values))
     assert row.k is None and row.n == len(values)
 
 
-def test_bootstrap_is_about_two_standard_errors_wide() -> None:
-    values = [0.0, 1.0] * 200
-    row = mean_row("base", "held-out", "action_error", values, 0)
-    assert row.high - row.low == pytest.approx(2 * 1.96 * 0.5 / 20, rel=0.1)
+@pytest.mark.parametrize("n", [2, 3, 5, 10])
+def test_the_interval_of_a_mean_covers_it_with_few_episodes(n: int) -> None:
+    rng = np.random.default_rng(n)
+    rows = [mean_row("base", "held-out", "action_error", rng.normal(10, 1, n).tolist()) for _ in range(2000)]
+    assert np.mean([row.low <= 10 <= row.high for row in rows]) == pytest.approx(0.95, abs=0.02)
 
 
 @pytest.mark.parametrize("values", [[], [1.0, float("nan")], [float("inf")]])
 def test_mean_row_refuses_what_has_no_mean(values: list[float]) -> None:
     with pytest.raises(ValueError, match="no mean action_error"):
-        mean_row("base", "held-out", "action_error", values, 0)
+        mean_row("base", "held-out", "action_error", values)
 
 
 def test_cells_never_round_to_all_or_nothing() -> None:
     assert [percent(x) for x in (0.0, 0.001, 0.994, 0.999, 1.0)] == ["0%", "<1%", "99%", ">99%", "100%"]
     assert count_row("p", "c", "success", 97, 100).text == "97% [92, 99]"
-    assert "no interval" in mean_row("p", "c", "action_error", [0.5], 0).text
+    assert "no interval" in mean_row("p", "c", "action_error", [0.5]).text
 
 
 # ---- tables
@@ -140,9 +143,27 @@ def test_verdicts_of_the_demo() -> None:
     naive, rehearse = verdicts(demo())
     assert (naive.policy, naive.label) == ("naive", "deaf")
     assert naive.sentence.startswith("does the trained task (98%) but only 3% of novel ones; in 91% of novel instruct")
-    assert naive.sentence.endswith("18%, before 90%: old abilities were lost.")
+    assert "18%, before 90% (-72 points [-80, -62]): old abilities were lost." in naive.sentence
+    assert naive.sentence.endswith("Not measured: novel-both.")
     assert (rehearse.policy, rehearse.label) == ("rehearse", "steerable")
-    assert rehearse.sentence.endswith("91%, before 90%: no loss resolved.")
+    assert "91%, before 90% (+1 points [-2, +4]): no difference resolved." in rehearse.sentence
+
+
+def test_a_loss_that_unpaired_intervals_hide_is_said() -> None:
+    """90 and 80 of 100: the intervals overlap, but every episode that differs was lost."""
+    report = make_report(base=(0, 0, 0, 90, 0), adapted=(98, 90, 97, 80, 0))
+    after, before = (report.find(name, "base-domain", "success") for name in ("adapted", "base"))
+    assert after and before and after.high > before.low
+    [verdict] = verdicts(report)
+    assert "80%, before 90% (-10 points [-16, -4]): old abilities were lost." in verdict.sentence
+
+
+def test_a_verdict_names_what_was_not_measured() -> None:
+    report = make_report(adapted=(98, 97, 0, 90, 0))
+    report.rows = [row for row in report.rows if row.condition in ("trained", "novel-concept")]
+    [verdict] = verdicts(report)
+    assert verdict.label == "steerable"
+    assert verdict.sentence.endswith("Not measured: novel-spatial, novel-both and the control do-nothing.")
 
 
 @pytest.mark.parametrize(
@@ -176,19 +197,24 @@ def test_no_verdict_without_what_it_rests_on(missing: str) -> None:
     assert {verdict.label for verdict in verdicts(report)} == {"no verdict"}
 
 
-def test_open_loop_comparison_needs_intervals_apart() -> None:
-    rows = [
-        mean_row("base", "held-out", "action_error", [0.3, 0.31, 0.29], 0),
-        mean_row("close", "held-out", "action_error", [0.1, 0.11, 0.12], 0),
-        mean_row("same", "held-out", "action_error", [0.1, 0.3, 0.5], 0),
-        mean_row("far", "held-out", "action_error", [0.6, 0.7, 0.8], 0),
-        mean_row("one", "held-out", "action_error", [0.01], 0),
-    ]
-    names = [{"name": row.policy} for row in rows]
-    sentences = open_loop_comparisons(Report("open-loop", names, [Condition("held-out")], rows))
-    words = ("closer to", "no difference", "farther from", "no difference")
-    assert len(sentences) == 4
-    assert all(word in sentence for word, sentence in zip(words, sentences, strict=True))
+def test_open_loop_comparisons_are_paired() -> None:
+    errors = {
+        # episodes differ by more than policies: only the pairs tell them apart
+        "base": [0.1, 0.3, 0.9],
+        "close": [0.05, 0.16, 0.44],
+        "same": [0.11, 0.29, 0.9],
+        "far": [0.2, 0.63, 1.9],
+    }
+    rows = [mean_row(name, "trained", "action_error", values) for name, values in errors.items()]
+    pairs = compare_errors({(name, "trained"): values for name, values in errors.items()})
+    report = Report("open-loop", [{"name": name} for name in errors], [Condition("trained")], rows, comparisons=pairs)
+    sentences = open_loop_comparisons(report)
+    words = ("closer to", "no difference", "farther from")
+    assert len(sentences) == 3
+    assert all(word in sentence for word, sentence in zip(words, sentences, strict=True)), sentences
+    alone = compare_errors({("base", "trained"): [0.3], ("one", "trained"): [0.01]})
+    [sentence] = open_loop_comparisons(Report("open-loop", [], [Condition("trained")], [], comparisons=alone))
+    assert "only episode, which resolves nothing" in sentence
 
 
 # ---- files
@@ -211,7 +237,8 @@ def rollout(**changes: object) -> Rollout:
 
 def test_round_trip(tmp_path: Path) -> None:
     report, rollouts = demo(), [rollout(), rollout(episode=4, locked=None)]
-    report.rows.append(mean_row("base", "trained", "action_error", [0.1, 0.2], 0))
+    report.rows.append(mean_row("base", "trained", "action_error", [0.1, 0.2]))
+    assert report.comparisons
     save_report(tmp_path, report, rollouts, "<!doctype html>")
     assert load_report(tmp_path) == report
     assert load_rollouts(tmp_path) == rollouts

@@ -1,15 +1,19 @@
 """The artefact `report/`: what each policy did under each kind of instruction, with intervals.
 
-    report.json     policies, conditions, rows {policy, condition, metric, k, n, value, low, high}, settings, warnings
+    report.json     policies, conditions, rows {policy, condition, metric, k, n, value, low, high}, comparisons of two
+                    policies on the same episodes, settings, warnings
     rollouts.jsonl  one line an episode: what was asked, what the policy did
     report.html     the same for people, self-contained (rendered by `html`)
 
 Metrics, each apart because they fail apart:
 
     success       the task that was asked for was done
-    grounding     the gripper went to what was named, whether or not it succeeded there
-    locked        the *trained* behaviour was done although something else was asked (novel and control conditions only)
-    action_error  open-loop: distance to the recorded actions of held-out episodes, lower is better
+    grounding     the gripper went to what was named, whether or not it succeeded there: the named object was approached
+                  first, and where a place was named, the object was grasped and ended nearest to that place
+    locked        the *trained* behaviour was done although something else was asked (novel and control conditions
+                  only): the trained object was approached first, or, where only another place was asked for, what was
+                  grasped ended nearest to the trained one
+    action_error  open-loop: distance to the recorded actions, lower is better
 """
 
 from __future__ import annotations
@@ -23,9 +27,10 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
+from vla_cli.comparison import ALPHA
 from vla_cli.errors import InputError
 from vla_cli.files import read_json, write_json, write_text
-from vla_cli.intervals import bootstrap_mean, percent, wilson
+from vla_cli.intervals import percent, t_interval, wilson
 from vla_cli.provenance import not_an_artefact
 
 REPORT_FILE = "report.json"
@@ -38,6 +43,8 @@ BASE = "base"
 """Name of the unadapted policy, to which the adapted ones are compared."""
 TRAINED = "trained"
 BASE_DOMAIN = "base-domain"
+NOVEL = "novel"
+"""All novel conditions together, in comparisons."""
 DO_NOTHING = "do-nothing"
 CONTROLS = ("empty-instruction", "nonsense-instruction", DO_NOTHING)
 _HINT = "vla eval-steer ADAPTER --out REPORT, which writes one"
@@ -52,7 +59,7 @@ class Row:
         k: successes; None for a mean.
         n: episodes.
         value: k / n, or the mean over episodes.
-        low, high: Wilson bounds, or bootstrap bounds of the mean.
+        low, high: Wilson bounds, or Student's t bounds of the mean.
     """
 
     policy: str
@@ -80,8 +87,8 @@ def count_row(policy: str, condition: str, metric: str, k: int, n: int) -> Row:
     return Row(policy, condition, metric, int(k), int(n), k / n, low, high)
 
 
-def mean_row(policy: str, condition: str, metric: str, values: Sequence[float], rng_seed: int) -> Row:
-    """A row for the mean of one figure an episode, with bootstrap bounds over episodes.
+def mean_row(policy: str, condition: str, metric: str, values: Sequence[float]) -> Row:
+    """A row for the mean of one figure an episode that is not negative, with Student's t bounds over episodes.
 
     Raises:
         ValueError: there is no value, or one is not finite.
@@ -89,9 +96,45 @@ def mean_row(policy: str, condition: str, metric: str, values: Sequence[float], 
     if not len(values) or not np.isfinite(values).all():
         raise ValueError(f"no mean {metric} of {policy} under {condition}: the values are {list(values)}")
     mean = float(np.mean(np.asarray(values, np.float64)))
-    # the quantiles of rounded resample means may miss a mean that all values share by one unit in the last place
-    low, high = bootstrap_mean(values, rng_seed)
-    return Row(policy, condition, metric, None, len(values), mean, min(low, mean), max(high, mean))
+    low, high = t_interval(values)
+    return Row(policy, condition, metric, None, len(values), mean, max(0.0, low), high)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """How a policy did beside another on the same episodes (see `vla_cli.comparison`).
+
+    Attributes:
+        policy, other, condition, metric: what was compared; the condition may be `NOVEL`, all novel ones together.
+        n: paired episodes.
+        effect: success: share of the policy minus that of the other; action_error: the one's error by the other's.
+        low, high: 95% bounds of it, not corrected for the number of comparisons.
+        p: of no difference, two-sided.
+        corrected: p after Holm's correction over all comparisons of the report.
+    """
+
+    policy: str
+    other: str
+    condition: str
+    metric: str
+    n: int
+    effect: float
+    low: float
+    high: float
+    p: float
+    corrected: float
+
+    @property
+    def resolved(self) -> bool:
+        """Whether the two differ, at 5% for all comparisons of the report together."""
+        return self.corrected <= ALPHA
+
+    @property
+    def text(self) -> str:
+        """The effect with its interval, as in "-10 points [-16, -4]" or "0.62 times [0.5, 0.77]"."""
+        if self.metric == "action_error":
+            return f"{self.effect:.3g} times [{self.low:.3g}, {self.high:.3g}]"
+        return f"{100 * self.effect:+.0f} points [{100 * self.low:+.0f}, {100 * self.high:+.0f}]"
 
 
 @dataclass(frozen=True)
@@ -172,6 +215,7 @@ class Report:
         settings: world, episodes, seed, guidance weight, ...: what determines the figures.
         warnings: sentences a person must read before believing a figure.
         notes: sentences that help to read them.
+        comparisons: of two policies each, on the same episodes.
     """
 
     kind: Kind
@@ -181,6 +225,7 @@ class Report:
     settings: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    comparisons: list[Paired] = field(default_factory=list)
 
     @property
     def policy_names(self) -> list[str]:
@@ -196,6 +241,12 @@ class Report:
         """The row of one cell, or None where it was not measured."""
         wanted = (policy, condition, metric)
         return next((row for row in self.rows if (row.policy, row.condition, row.metric) == wanted), None)
+
+    def compared(self, policy: str, other: str, condition: str, metric: str) -> Paired | None:
+        """How two policies did beside each other, or None where that was not compared."""
+        wanted = (policy, other, condition, metric)
+        found = (c for c in self.comparisons if (c.policy, c.other, c.condition, c.metric) == wanted)
+        return next(found, None)
 
     def pooled(self, policy: str, metric: str, conditions: Iterable[str]) -> Row | None:
         """The counts of several conditions taken together, or None where none was measured."""
@@ -251,6 +302,7 @@ def load_report(directory: Path) -> Report:
     try:
         content = {key: value for key, value in document.items() if key != "schema_version"}
         content["rows"] = [Row(**row) for row in content["rows"]]
+        content["comparisons"] = [Paired(**paired) for paired in content.get("comparisons", [])]
         conditions = [Condition(**{**c, "examples": tuple(c["examples"])}) for c in content["conditions"]]
         report = Report(**{**content, "conditions": conditions})
         problems = _problems(report)
@@ -271,7 +323,9 @@ def load_rollouts(directory: Path) -> list[Rollout]:
     if not path.is_file():
         raise not_an_artefact(directory, ROLLOUTS_FILE, "eval-steer")
     rollouts = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    # not splitlines(), which also breaks at line separators inside an instruction
+    lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    for number, line in enumerate([] if lines == [""] else lines, start=1):
         try:
             rollouts.append(Rollout(**json.loads(line)))
         except (json.JSONDecodeError, TypeError) as error:
@@ -294,6 +348,12 @@ def _problems(report: Report) -> list[str]:
         if row.policy not in policies or row.condition not in conditions:
             found.append(f"{where} names an unknown policy or condition")
         found += [f"{where} {fault}" for fault in _row_faults(row)]
+    for pair in report.comparisons:
+        where = f"the comparison of {pair.policy} and {pair.other} under {pair.condition}"
+        if not {pair.policy, pair.other} <= set(policies) or pair.condition not in [*conditions, NOVEL]:
+            found.append(f"{where} names an unknown policy or condition")
+        elif not (pair.low <= pair.effect <= pair.high and 0 <= pair.p <= pair.corrected <= 1):
+            found.append(f"{where} has {pair.effect} in [{pair.low}, {pair.high}], p {pair.p}, {pair.corrected}")
     return found
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from vla_cli.intervals import percent
-from vla_cli.report import Condition, Film, Report, Row
+from vla_cli.report import Condition, Film, Paired, Report, Row
 from vla_cli.report.style import PAGE_CSS
 from vla_cli.report.svg import PERCENT_AXIS, STYLES, Axis, Band, Mark, dot_plot, error_axis, plot_css
 from vla_cli.report.verdict import RULE, Verdict, open_loop_comparisons, verdicts
@@ -28,11 +28,12 @@ _SIGNS = {"steerable": "✓", "deaf": "✕", "partly deaf": "✕", "not steerabl
 _TONES = {"steerable": "good", "deaf": "bad", "partly deaf": "bad", "not steerable": "bad", "not learnt": "bad"}
 
 _HOW_TO_READ = (
-    "A dot is the share of episodes; its whisker is the 95% interval (Wilson). Where two whiskers overlap, the "
-    "difference may be chance.",
-    "<b>Success</b>: the task that was asked for was done. <b>Grounding</b>: the gripper went to what was named, "
-    "whether or not it then succeeded. <b>Locked</b>: it did the <i>trained</i> behaviour although something else was "
-    "asked, so it is measured only where something else was.",
+    "A dot is the share of episodes; its whisker is the 95% interval (Wilson). Whether two policies differ is not told "
+    "by whiskers that overlap, but by the episodes in which only one of them succeeded: see below, two at a time.",
+    "<b>Success</b>: the task that was asked for was done. <b>Grounding</b>: the gripper went first to the object that "
+    "was named, and, where a place was named, what it grasped ended nearest to that place, whether or not it then "
+    "succeeded. <b>Locked</b>: it did the <i>trained</i> behaviour although something else was asked: it went first to "
+    "the trained object, or, where only another place was asked for, what it grasped ended nearest to the trained one.",
     "A policy that listens is high everywhere in success and low everywhere in locked. With the empty and the nonsense "
     "instruction nothing sensible is asked: what is done there is habit. Doing nothing must score about 0, or the "
     "measurement itself is wrong.",
@@ -64,6 +65,7 @@ def render_html(report: Report, films: Sequence[Film] = ()) -> str:
         _plots(report) if closed else _error_plot(report),
         _list_section("Notes", report.notes, "notes"),
         _table(report),
+        _comparisons(report),
         _films(report, films),
         _settings(report),
     ]
@@ -146,7 +148,7 @@ def _error_plot(report: Report) -> str:
 _CAPTIONS = {
     "success": "How often the task that was asked for was done. Higher is better.",
     "locked": "How often the policy did what it was trained on although something else was asked. Lower is better.",
-    "action_error": "Distance to the recorded actions of held-out episodes. Lower is better.",
+    "action_error": "Distance to the recorded actions. Lower is better.",
 }
 
 
@@ -231,10 +233,47 @@ def _table_group(report: Report, condition: Condition, metrics: Sequence[str]) -
 
 
 def _cell(row: Row | None) -> str:
-    if row is None:
-        return '<td class="none">-</td>'
-    value, _, interval = row.text.partition(" ")
-    return f'<td><b>{value}</b> <span class="interval">{interval}</span></td>'
+    return '<td class="none">-</td>' if row is None else f"<td>{_with_interval(row.text)}</td>"
+
+
+def _with_interval(text: str) -> str:
+    value, _, interval = text.partition(" ")
+    return f'<b>{escape(value)}</b> <span class="interval">{escape(interval)}</span>'
+
+
+def _comparisons(report: Report) -> str:
+    """Policies two at a time; empty where nothing was compared."""
+    if not report.comparisons:
+        return ""
+    heads = "".join(f'<th scope="col">{head}</th>' for head in ("policy", "beside", "effect", "p", "", "n"))
+    groups = "".join(
+        f'<tbody><tr class="group"><th scope="rowgroup" colspan="6"><b>{escape(condition)}</b></th></tr>'
+        f"{''.join(_pair(report, pair) for pair in report.comparisons if pair.condition == condition)}</tbody>"
+        for condition in dict.fromkeys(pair.condition for pair in report.comparisons)
+    )
+    intro = (
+        "The same scenes and noise for both. Success: the difference in points, by an exact McNemar test. Action "
+        "error: the one's divided by the other's, by Student's t on logarithms. Intervals are 95%; p is corrected for "
+        f"the {len(report.comparisons)} comparison(s) of this page (Holm)."
+    )
+    table = f'<div class="scroll"><table><thead><tr>{heads}</tr></thead>{groups}</table></div>'
+    return _section("Two at a time", f'<p class="prose">{intro}</p>{table}')
+
+
+def _pair(report: Report, pair: Paired) -> str:
+    p = "&lt; 0.0001" if pair.corrected < 1e-4 else f"{pair.corrected:.4f}"
+    return (
+        f'<tr><th scope="row">{_name(report, pair.policy)}</th><td>{_name(report, pair.other)}</td>'
+        f"<td>{_with_interval(pair.text)}</td><td>{p}</td><td>{_word(pair)}</td>"
+        f'<td class="n">{pair.n}</td></tr>'
+    )
+
+
+def _word(pair: Paired) -> str:
+    if not pair.resolved:
+        return "not resolved"
+    neutral, lower_is_better = (1.0, True) if pair.metric == "action_error" else (0.0, False)
+    return "better" if (pair.effect < neutral) == lower_is_better else "worse"
 
 
 # ---- films

@@ -11,21 +11,24 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vla_cli.intervals import percent
-from vla_cli.report import BASE, BASE_DOMAIN, DO_NOTHING, TRAINED, Report, Row
+from vla_cli.report import BASE, BASE_DOMAIN, DO_NOTHING, TRAINED, Paired, Report, Row
 
 Label = Literal[
     "steerable", "partly steerable", "partly deaf", "deaf", "not steerable", "not learnt", "not resolved", "no verdict"
 ]
+ALL_NOVEL = ("novel-concept", "novel-spatial", "novel-both")
 TOLERATED_BY_CHANCE = 0.05
 """Success of a policy that does nothing above which no figure of that report counts."""
 
 RULE = (
     "A novel condition counts as followed when the whole 95% interval of its success lies above half of the trained "
     "task's interval, as not followed when it lies wholly below, and as not resolved when the two overlap. "
-    "Steerable: every novel condition is followed. Deaf: none is, and in more than half of those episodes (the whole "
-    "interval) the policy did the trained behaviour; partly deaf: the same for some of them only. Where the failures "
-    "look otherwise it says not steerable, or partly steerable. Not learnt: the trained task itself succeeds in less "
-    "than half. The halves are a convention: the figures are below, judge by your own."
+    "Steerable: every novel condition that was measured is followed. Deaf: none is, and in more than half of those "
+    "episodes (the whole interval) the policy did the trained behaviour: it approached the trained object first, or, "
+    "where only another place was asked for, what it grasped ended nearest to the trained one. Partly deaf: the same "
+    "for some of them only. Where the failures look otherwise it says not steerable, or partly steerable. Not learnt: "
+    "the trained task itself succeeds in less than half. The halves are a convention: the figures are below, judge by "
+    "your own. Whether old abilities were lost is the paired comparison with the base, corrected for their number."
 )
 
 
@@ -86,38 +89,46 @@ def _word(
     if locked:
         where = "of those episodes" if 0 < len(refused) < len(novel) else "of novel instructions"
         text += f"; in {percent(locked.value)} {where} it did the trained behaviour"
-    return Verdict(policy, label, f"{text}.{_retention(report, policy)}")
+    return Verdict(policy, label, f"{text}.{_retention(report, policy)}{_unmeasured(report, novel)}")
 
 
 def _retention(report: Report, policy: str) -> str:
-    """A sentence comparing adapted and base policy on the base domain's own tasks; empty where either is missing."""
+    """A sentence comparing adapted and base policy on the base domain's own tasks; empty where that was not done."""
     after, before = (report.find(name, BASE_DOMAIN, "success") for name in (policy, BASE))
-    if not (after and before):
+    pair = report.compared(policy, BASE, BASE_DOMAIN, "success")
+    if not (after and before and pair):
         return ""
-    figures = f" On the base domain's own tasks {percent(after.value)}, before {percent(before.value)}: "
-    if after.high < before.low:
-        return figures + "old abilities were lost."
-    return figures + ("a gain." if after.low > before.high else "no loss resolved.")
+    shares = f"{percent(after.value)}, before {percent(before.value)}"
+    figures = f" On the base domain's own tasks {shares} ({pair.text}): "
+    if not pair.resolved:
+        return figures + "no difference resolved."
+    return figures + ("a gain." if pair.effect > 0 else "old abilities were lost.")
+
+
+def _unmeasured(report: Report, novel: dict[str, Row]) -> str:
+    """A sentence naming what a verdict should rest on and this one does not; empty where nothing is missing."""
+    missing = [name for name in ALL_NOVEL if name not in novel]
+    if report.pooled_over_policies(DO_NOTHING, "success") is None:
+        missing.append(f"the control {DO_NOTHING}")
+    return f" Not measured: {_list(missing)}." if missing else ""
 
 
 def open_loop_comparisons(report: Report) -> list[str]:
     """For each adapted policy and condition, a sentence on its action error beside the base's."""
-    sentences = []
-    for policy in (name for name in report.policy_names if name != BASE):
-        for condition in report.conditions:
-            after, before = (report.find(name, condition.name, "action_error") for name in (policy, BASE))
-            if after and before:
-                sentences.append(f"{policy}, {condition.name}: {_compare(after, before)}")
-    return sentences
+    return [
+        f"{pair.policy}, {pair.condition}: {_compare(pair)}"
+        for pair in report.comparisons
+        if (pair.other, pair.metric) == (BASE, "action_error")
+    ]
 
 
-def _compare(after: Row, before: Row) -> str:
-    both = f"{after.text} against the base's {before.text}"
-    if min(after.n, before.n) > 1 and after.high < before.low:
-        return f"closer to the recorded actions than the base ({both})."
-    if min(after.n, before.n) > 1 and after.low > before.high:
-        return f"farther from the recorded actions than the base ({both})."
-    return f"no difference from the base resolved ({both})."
+def _compare(pair: Paired) -> str:
+    if pair.n == 1:
+        return f"{pair.effect:.3g} times the base's error in the only episode, which resolves nothing."
+    found = f"{pair.text} the base's error, paired over {pair.n} episodes"
+    if not pair.resolved:
+        return f"no difference from the base resolved ({found})."
+    return f"{'closer to' if pair.effect < 1 else 'farther from'} the recorded actions than the base ({found})."
 
 
 def _list(items: Sequence[str], last: str = "and") -> str:

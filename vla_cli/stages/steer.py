@@ -330,6 +330,7 @@ def _report(
         rows=findings.rows,
         settings=settings,
         warnings=findings.warnings,
+        comparisons=findings.comparisons,
     )
 
 
@@ -347,6 +348,7 @@ def _summary(config: SteerConfig, progress: Progress) -> dict[str, Any]:
         "kind": report.kind,
         "settings": report.settings,
         "rows": report.document()["rows"],
+        "comparisons": report.document()["comparisons"],
         "warnings": report.warnings,
     }
 

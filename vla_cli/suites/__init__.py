@@ -11,7 +11,7 @@ import numpy as np
 from vla_cli.adapter import PolicySpec
 from vla_cli.guidance import Guidance
 from vla_cli.lookup import Table
-from vla_cli.report import Condition, Film, Rollout, Row
+from vla_cli.report import Condition, Film, Paired, Rollout, Row
 
 SUITES = Table(
     "suite",
@@ -51,6 +51,7 @@ class Findings:
         conditions: those that were run, in order.
         rollouts: one an episode.
         films: a few episodes as pictures.
+        comparisons: of two policies each, on the same episodes.
         warnings: sentences to read before believing a figure.
     """
 
@@ -58,4 +59,5 @@ class Findings:
     conditions: list[Condition] = field(default_factory=list)
     rollouts: list[Rollout] = field(default_factory=list)
     films: list[Film] = field(default_factory=list)
+    comparisons: list[Paired] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)

@@ -17,6 +17,7 @@ from vla_cli.errors import ConfigError, InputError
 from vla_cli.guidance import Guidance
 from vla_cli.progress import SILENT, Progress
 from vla_cli.report import DO_NOTHING, Condition, Film, Rollout, Row, count_row
+from vla_cli.report.paired import compare_rollouts
 from vla_cli.suites import Actor, Findings
 from vla_cli.worlds.contract import CONDITIONS, Case, World
 
@@ -82,6 +83,7 @@ def run(
             findings.films.extend(shown)
             findings.rows.extend(rows)
             progress.advance(1, success=rows[0].value)
+    findings.comparisons = compare_rollouts(findings.rollouts, findings.conditions)
     _check_controls(findings)
     return findings
 

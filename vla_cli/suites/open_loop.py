@@ -17,6 +17,7 @@ import numpy as np
 from vla_cli.dataset import Dataset, Demonstration
 from vla_cli.progress import SILENT, Progress
 from vla_cli.report import Condition, mean_row
+from vla_cli.report.paired import compare_errors
 from vla_cli.suites import Actor, Findings
 from vla_cli.windows import Samples, Windows
 
@@ -54,11 +55,13 @@ def run(
         findings.warnings.append("No episode is held out: the error is measured on the training episodes themselves.")
     chosen = chosen[:episodes]
     progress.start("comparing with recorded actions", len(policies) * len(CONDITIONS))
+    errors: dict[tuple[str, str], list[float]] = {}
     for name, policy in policies.items():
         for condition in CONDITIONS:
-            errors = [_error(policy, demo, dataset, condition, seed) for demo in chosen]
-            findings.rows.append(mean_row(name, condition, "action_error", errors, seed))
+            errors[name, condition] = [_error(policy, demo, dataset, condition, seed) for demo in chosen]
+            findings.rows.append(mean_row(name, condition, "action_error", errors[name, condition]))
             progress.advance(1, error=findings.rows[-1].value)
+    findings.comparisons = compare_errors(errors)
     return findings
 
 

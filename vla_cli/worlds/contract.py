@@ -46,8 +46,11 @@ class Outcome:
 
     Attributes:
         success: the task that judges the case was done.
-        grounded: it went to the named object (and place); None where nothing was named.
-        locked: it did the demonstrated behaviour although something else was asked; None where that means nothing.
+        grounded: it went to the named object first, and what it grasped ended nearest to the named place, if one was
+            named; None where nothing was named.
+        locked: it did the demonstrated behaviour although something else was asked: it went to the demonstrated object
+            first, or, where only another place was asked for, what it grasped ended nearest to the demonstrated one;
+            None where that means nothing.
         did: a short sentence.
         steps: control steps until the end.
     """
