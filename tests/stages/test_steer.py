@@ -17,6 +17,7 @@ from vla_cli.files import read_json, write_json
 from vla_cli.report import load_report, load_rollouts
 from vla_cli.stages import finetune, ingest, preprocess, steer
 from vla_cli.worlds.contract import CONDITIONS
+from vla_cli.worlds.tabletop.scene import Task
 
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_data"
 
@@ -103,6 +104,42 @@ def test_the_adapters_own_guidance_is_used_and_reported(adapter: Path, tmp_path:
     assert did["own"] == did["asked"] and did["own"]["novel-both"] != did["plain"]["novel-both"]
     # a prompt cannot be moved away from itself
     assert did["own"]["empty-instruction"] == did["plain"]["empty-instruction"]
+
+
+def trained_on(adapter: Path, copy: Path, *instructions: str) -> Path:
+    """The same adapter, but said to be trained on other instructions."""
+    shutil.copytree(adapter, copy)
+    save_spec(replace(load_spec(copy), instructions=list(instructions)), copy)
+    return copy
+
+
+def test_trained_is_asked_in_the_words_of_the_demonstrations(adapter: Path, tmp_path: Path) -> None:
+    plain, *others = Task("put", "red", "block", "left").phrasings
+    reworded = trained_on(adapter, tmp_path / "reworded", f"  {others[0]}")
+    asked = ("trained", "paraphrase", "do-nothing", "novel-concept")
+    steer.run(SteerConfig(adapters=(reworded,), out=tmp_path / "report", episodes=6, conditions=asked))
+    said = {c: {r.instruction for r in load_rollouts(tmp_path / "report") if r.condition == c} for c in asked}
+    assert said["trained"] == said["do-nothing"] == {others[0]}
+    assert said["paraphrase"] == {plain, *others[1:]}
+    assert not [w for w in load_report(tmp_path / "report").warnings if "demonstrated" in w]
+    every = trained_on(adapter, tmp_path / "every", plain, *others)
+    plan = steer.plan(SteerConfig(adapters=(every,), out=tmp_path / "none"))
+    assert "paraphrase" not in plan["conditions"]
+
+
+def test_it_is_said_where_trained_was_not_trained_and_novel_not_novel(adapter: Path, tmp_path: Path) -> None:
+    demonstrated = [
+        Task("put", "blue", "ball", "front").phrasings[0],
+        Task("put", "green", "wedge", "back").phrasings[0],
+    ]
+    two = trained_on(adapter, tmp_path / "two", *demonstrated)
+    out = tmp_path / "report"
+    config = SteerConfig(adapters=(two,), out=out, episodes=9, conditions=("trained", "novel-both", "novel-concept"))
+    first, second = steer.plan(config)["warnings"]
+    assert "trained asks 'put the red block on the left plate', which was not demonstrated to it" in first
+    assert "novel-both asks" in second and "which was demonstrated to it" in second
+    steer.run(config)
+    assert load_report(out).warnings[:2] == [first, second]
 
 
 def test_another_world_can_be_named(adapter: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,12 @@ from vla_cli.policies.flow import is_small, pick_device, set_threads
 from vla_cli.progress import SILENT, Progress
 from vla_cli.provenance import FILE_NAME as RUN_FILE
 from vla_cli.provenance import RunRecord, describe_input
-from vla_cli.report import BASE, Condition, Report, load_report, save_report, table, transposed
+from vla_cli.report import BASE, TRAINED, Condition, Report, load_report, save_report, table, transposed
 from vla_cli.report.html import render_html
 from vla_cli.suites import SUITES, Actor, Findings
 from vla_cli.suites.closed_loop import asked_conditions, check_fits
 from vla_cli.worlds import WORLDS
+from vla_cli.worlds.contract import same_words
 
 STAGE = "eval-steer"
 NO_WORLD = "none"
@@ -44,6 +46,7 @@ def plan(config: SteerConfig) -> dict[str, Any]:
         "episodes": config.episodes,
         "guidance": _described_guidance(config, specs, world),
         "conditions": prepared.conditions,
+        "warnings": prepared.warnings,
     }
 
 
@@ -79,6 +82,7 @@ class _Prepared:
         conditions: that will be measured in it.
         dataset: recorded episodes for the open-loop report; None with a world.
         request: what determines the report.
+        warnings: what is known already that a reader of the report must know.
     """
 
     specs: dict[str, PolicySpec]
@@ -87,6 +91,7 @@ class _Prepared:
     conditions: list[str]
     dataset: Dataset | None
     request: dict[str, Any]
+    warnings: list[str]
 
 
 def _prepare(config: SteerConfig) -> _Prepared:
@@ -99,7 +104,7 @@ def _prepare(config: SteerConfig) -> _Prepared:
     digest_of_base = locate_base(base).reference.digest
     for spec in specs.values():
         check_base(spec, digest_of_base, base)
-    world = _world(config, next(iter(specs.values())))
+    world = _world(config, specs)
     if world is not None:
         for name, spec in specs.items():
             check_fits(name, spec, world)
@@ -113,7 +118,8 @@ def _prepare(config: SteerConfig) -> _Prepared:
     for key in ("threads", "workers", "fail_under"):
         request.pop(key)
     dataset = _dataset(config, specs) if world is None else None
-    return _Prepared(specs, base, world, conditions, dataset, request)
+    warnings = _mismatches(specs, _asked(config, world, conditions)) if world is not None else []
+    return _Prepared(specs, base, world, conditions, dataset, request, warnings)
 
 
 def _conditions(config: SteerConfig, world: Any) -> list[str]:
@@ -166,15 +172,50 @@ def _common_base(config: SteerConfig, specs: dict[str, PolicySpec]) -> str:
     raise ConfigError(f"The adapter's base '{name}' is not here", hint="--base with its directory or hub id")
 
 
-def _world(config: SteerConfig, spec: PolicySpec) -> Any:
+def _world(config: SteerConfig, specs: dict[str, PolicySpec]) -> Any:
     """The world asked for, or the demonstrations' own; None when there is none."""
     if config.world == NO_WORLD:
         return None
-    recorded = spec.world or {}
+    recorded = next(iter(specs.values())).world or {}
     name, _, variant = (config.world or str(recorded.get("env_name", ""))).partition(":")
     if config.world is None and name not in WORLDS:
         return None
-    return WORLDS.get(name)(variant, recorded if recorded.get("env_name") == name else None)
+    return WORLDS.get(name)(variant, recorded if recorded.get("env_name") == name else None, _trained_on(specs))
+
+
+def _trained_on(specs: dict[str, PolicySpec]) -> list[str]:
+    """Every instruction that some policy was trained on."""
+    return list(dict.fromkeys(text for spec in specs.values() for text in spec.instructions))
+
+
+def _asked(config: SteerConfig, world: Any, conditions: Sequence[str]) -> dict[str, list[str]]:
+    """Condition to the instructions that will be asked under it."""
+    cases = {condition: world.cases(condition, config.episodes, config.seed) for condition in conditions}
+    return {condition: list(dict.fromkeys(case.instruction for case in found)) for condition, found in cases.items()}
+
+
+def _mismatches(specs: dict[str, PolicySpec], conditions: Mapping[str, Sequence[str]]) -> list[str]:
+    """Where what a world calls trained or novel is not so for the policies.
+
+    Args:
+        specs: of the adapted policies.
+        conditions: condition to the instructions that are asked under it.
+    """
+    found = []
+    for name, spec in specs.items():
+        trained = {same_words(text) for text in spec.instructions}
+        for condition, asked in conditions.items():
+            known = [text for text in asked if same_words(text) in trained]
+            strange = [text for text in asked if text not in known]
+            if condition == TRAINED and strange:
+                shown = f"'{spec.instructions[0]}'" if spec.instructions else "no instruction"
+                found.append(
+                    f"{name}: the condition {condition} asks '{strange[0]}', which was not demonstrated to it ({shown} "
+                    "was): its figures are of another task, or of other words for it."
+                )
+            elif Condition(condition).novel and known:
+                found.append(f"{name}: the condition {condition} asks '{known[0]}', which was demonstrated to it.")
+    return found
 
 
 def _evaluate(
@@ -209,6 +250,7 @@ def _evaluate(
             )
     else:
         findings = _open_loop(config, specs, policies, prepared.dataset, progress)
+    findings.warnings.extend(prepared.warnings)
     findings.warnings.extend(_adapters_warnings(config, specs))
     report = _report(config, world, specs, request, findings)
     save_report(partial, report, findings.rollouts, render_html(report, findings.films))
@@ -316,7 +358,7 @@ def _report(
         described.append({"name": name, "recipe": spec.recipe, "digest": digest(path)})
     settings = {
         "world": world.label if world is not None else None,
-        "trained_instructions": list(dict.fromkeys(text for spec in specs.values() for text in spec.instructions)),
+        "trained_instructions": _trained_on(specs),
         "episodes": config.episodes,
         "seed": config.seed,
         "guidance": _described_guidance(config, specs, world),

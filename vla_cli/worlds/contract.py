@@ -25,6 +25,11 @@ CONDITIONS: dict[str, str] = {
 """Condition to what is asked of the policy, in the order of the report."""
 
 
+def same_words(instruction: str) -> str:
+    """An instruction as it is compared with others: the same words, whatever the spaces between them."""
+    return " ".join(instruction.split())
+
+
 @dataclass(frozen=True)
 class Case:
     """One episode of a condition.

@@ -9,7 +9,7 @@ import numpy as np
 
 from vla_cli.errors import ConfigError
 from vla_cli.report import CONTROLS
-from vla_cli.worlds.contract import CONDITIONS, Case, Outcome
+from vla_cli.worlds.contract import CONDITIONS, Case, Outcome, same_words
 from vla_cli.worlds.tabletop.environment import CONTROL_RATE_HZ, Start, TabletopVectorEnv
 from vla_cli.worlds.tabletop.scene import PLATES, Layout, Scene, Task, draw_task, layout_from
 from vla_cli.worlds.tabletop.shifts import DOMAINS
@@ -39,6 +39,8 @@ class TabletopWorld:
     Args:
         variant: a domain name ("base", "V", ...), or "" for the demonstrations' own.
         demonstrations: `env_args` of the demonstrations, when they were recorded here.
+        instructions: what was demonstrated, in the words of the demonstrations. Where those are wordings of the task,
+            `trained` asks in them and `paraphrase` in the others; else in the task's first one, as the expert does.
 
     Raises:
         ConfigError: there is no such domain, or `env_args` name things the tabletop does not have.
@@ -47,7 +49,12 @@ class TabletopWorld:
     action_width = 3
     state_width = 4
 
-    def __init__(self, variant: str = "", demonstrations: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        variant: str = "",
+        demonstrations: Mapping[str, Any] | None = None,
+        instructions: Sequence[str] = (),
+    ) -> None:
         kwargs = (demonstrations or {}).get("env_kwargs", {})
         if not isinstance(kwargs, Mapping):
             raise ConfigError(f"The demonstrations' env_args do not describe a tabletop scene ({kwargs!r})")
@@ -63,11 +70,18 @@ class TabletopWorld:
         if objects is None or (self.task.colour, self.task.shape) not in objects:
             self.layout, self.task = DEFAULT_LAYOUT, DEFAULT_TASK
         self.label = f"{NAME}:{self.shift}"
+        said = {same_words(text) for text in instructions}
+        self.demonstrated = tuple(p for p in self.task.phrasings if p in said) or self.task.phrasings[:1]
+        self.reworded = tuple(phrasing for phrasing in self.task.phrasings if phrasing not in self.demonstrated)
 
     def conditions(self) -> dict[str, str | None]:
         """Every condition; the spatial ones cannot be asked around a demonstrated "pick"."""
-        lacking = "the demonstrated task names no place" if self.task.verb == "pick" else None
-        return {name: lacking if name in ("novel-spatial", "novel-both") else None for name in CONDITIONS}
+        lacking: dict[str, str] = {}
+        if self.task.verb == "pick":
+            lacking = dict.fromkeys(("novel-spatial", "novel-both"), "the demonstrated task names no place")
+        if not self.reworded:
+            lacking["paraphrase"] = "every wording of the task was demonstrated"
+        return {name: lacking.get(name) for name in CONDITIONS}
 
     def cases(self, condition: str, episodes: int, seed: int) -> list[Case]:
         """Episodes of a condition. The scenes of the deployment conditions are the same, asked in different words."""
@@ -95,11 +109,11 @@ class TabletopWorld:
         # every pair of other object and other plate comes up, not only the diagonal
         both = Task(trained.verb, colour, shape, plates[(number // len(others)) % len(plates)])
         task = {"novel-concept": concept, "novel-spatial": spatial, "novel-both": both}.get(condition, trained)
-        words = {
-            "paraphrase": trained.phrasings[1 + number % (len(trained.phrasings) - 1)],
-            "empty-instruction": "",
-            "nonsense-instruction": NONSENSE,
-        }
+        words = {"empty-instruction": "", "nonsense-instruction": NONSENSE}
+        if condition == "paraphrase":
+            words[condition] = self.reworded[number % len(self.reworded)]
+        elif task == trained:
+            words.setdefault(condition, self.demonstrated[number % len(self.demonstrated)])
         return Case(words.get(condition, task.phrasings[0]), Start(scene, task), trained)
 
     def _other_objects(self) -> list[tuple[str, str]]:
