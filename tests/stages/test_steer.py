@@ -11,11 +11,11 @@ import pytest
 from builders import assert_refused, contents, robomimic_log
 
 from vla_cli.adapter import load_spec, save_spec
-from vla_cli.configs import FinetuneConfig, IngestConfig, PreprocessConfig, SteerConfig
+from vla_cli.configs import ExportConfig, FinetuneConfig, IngestConfig, PreprocessConfig, SteerConfig
 from vla_cli.errors import CheckFailed, ConfigError, InputError
 from vla_cli.files import read_json, write_json
 from vla_cli.report import load_report, load_rollouts
-from vla_cli.stages import finetune, ingest, preprocess, steer
+from vla_cli.stages import export, finetune, ingest, preprocess, steer
 from vla_cli.worlds.contract import CONDITIONS
 from vla_cli.worlds.tabletop.scene import Task
 
@@ -212,6 +212,20 @@ def test_another_robots_adapter_gets_the_open_loop_report(base: Path, tmp_path: 
     assert report.kind == "open-loop"
     row = report.find("lora", "trained", "action_error")
     assert row is not None and row.value > 0 and row.low <= row.value <= row.high
+    assert {(c.policy, c.other, c.condition) for c in report.comparisons} >= {("lora", "base", "trained")}
+    assert not [text for text in report.warnings if "held out here" in text]
+    export.run(ExportConfig(adapter=tmp_path / "a", out=tmp_path / "bundle", report=tmp_path / "r"))
+    card = (tmp_path / "bundle" / "README.md").read_text()
+    assert "**This does not say whether it still listens.** Open-loop error, lower is better" in card
+    # the same episodes, others held out: what is measured may have been trained on
+    again = PreprocessConfig(episodes=tmp_path / "episodes", out=tmp_path / "again", seed=5)
+    preprocess.run(again)
+    steer.run(SteerConfig(adapters=(tmp_path / "a",), out=tmp_path / "s", dataset=again.out, world="none", episodes=1))
+    assert [w for w in load_report(tmp_path / "s").warnings if w.startswith("lora: it was trained on another dataset")]
+    with h5py.File(again.out / "dataset.hdf5", "r+") as file:
+        file["data"].attrs["rate_hz"] = 50.0
+    slower = SteerConfig(adapters=(tmp_path / "a",), out=tmp_path / "t", dataset=again.out, world="none")
+    assert_refused(InputError, tmp_path / "t", lambda: steer.run(slower), "is not of the robot", "50 Hz")
     for call in (steer.run, steer.plan):
         with pytest.raises(InputError, match=r"Policy 'lora'.*--world none"):
             call(SteerConfig(adapters=(tmp_path / "a",), out=tmp_path / "w", world="tabletop:V"))

@@ -16,7 +16,7 @@ from vla_cli.intervals import percent
 from vla_cli.report import Condition, Film, Paired, Report, Row
 from vla_cli.report.style import PAGE_CSS
 from vla_cli.report.svg import PERCENT_AXIS, STYLES, Axis, Band, Mark, dot_plot, error_axis, plot_css
-from vla_cli.report.verdict import RULE, Verdict, open_loop_comparisons, verdicts
+from vla_cli.report.verdict import OPEN_LOOP, RULE, Verdict, open_loop_comparisons, verdicts
 
 FRAME_GAP = 2
 """White pixels between the frames of a strip."""
@@ -37,11 +37,6 @@ _HOW_TO_READ = (
     "A policy that listens is high everywhere in success and low everywhere in locked. With the empty and the nonsense "
     "instruction nothing sensible is asked: what is done there is habit. Doing nothing must score about 0, or the "
     "measurement itself is wrong.",
-)
-_OPEN_LOOP = (
-    "<b>Open-loop error is an indicator, not a measurement of steerability.</b> The policy is shown recorded "
-    "observations and its actions are compared with the recorded ones: it never has to live with its own mistakes, and "
-    "nobody asks it for anything but what was demonstrated."
 )
 
 
@@ -121,7 +116,8 @@ def _sentence(text: str) -> str:
 
 def _indicator(report: Report) -> str:
     sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in open_loop_comparisons(report))
-    return f'<section><p class="prose">{_OPEN_LOOP}</p>{f"<ul>{sentences}</ul>" if sentences else ""}</section>'
+    intro = f"<b>This is no measurement of steerability.</b> {escape(OPEN_LOOP)}"
+    return f'<section><p class="prose">{intro}</p>{f"<ul>{sentences}</ul>" if sentences else ""}</section>'
 
 
 # ---- plots

@@ -17,6 +17,11 @@ Label = Literal[
     "steerable", "partly steerable", "partly deaf", "deaf", "not steerable", "not learnt", "not resolved", "no verdict"
 ]
 ALL_NOVEL = ("novel-concept", "novel-spatial", "novel-both")
+OPEN_LOOP = (
+    "Open-loop error, lower is better, is an indicator of fit: the policy is shown recorded observations and its "
+    "actions are compared with the recorded ones. It never has to live with its own mistakes, and nobody asks it for "
+    "anything but what was demonstrated."
+)
 TOLERATED_BY_CHANCE = 0.05
 """Success of a policy that does nothing above which no figure of that report counts."""
 
@@ -42,7 +47,9 @@ class Verdict:
 
 
 def verdicts(report: Report) -> list[Verdict]:
-    """One verdict an adapted policy of a closed-loop report, in the report's order."""
+    """One verdict an adapted policy of a closed-loop report, in the report's order; none of an open-loop one."""
+    if report.kind != "closed-loop":
+        return []
     return [_judge(report, name) for name in report.policy_names if name != BASE]
 
 

@@ -249,7 +249,7 @@ def _evaluate(
                 f"--dataset was not used: the policies acted in {world.label} (--world none measures on the dataset)."
             )
     else:
-        findings = _open_loop(config, specs, policies, prepared.dataset, progress)
+        findings = _open_loop(config, prepared, prepared.dataset, policies, progress)
     findings.warnings.extend(prepared.warnings)
     findings.warnings.extend(_adapters_warnings(config, specs))
     report = _report(config, world, specs, request, findings)
@@ -304,13 +304,14 @@ def _described_guidance(config: SteerConfig, specs: dict[str, PolicySpec], world
 
 def _open_loop(
     config: SteerConfig,
-    specs: dict[str, PolicySpec],
-    policies: dict[str, Actor],
+    prepared: _Prepared,
     dataset: Dataset,
+    policies: dict[str, Actor],
     progress: Progress,
 ) -> Findings:
     findings = SUITES.get("open-loop")(policies, dataset, seed=config.seed, episodes=config.episodes, progress=progress)
-    if guided := _guided(config, specs):
+    findings.warnings.extend(_not_held_out(config, prepared))
+    if guided := _guided(config, prepared.specs):
         findings.warnings.append(
             f"Guidance is the default of {', '.join(guided)}; the open-loop figures are of plain prompting."
         )
@@ -340,14 +341,42 @@ def _dataset(config: SteerConfig, specs: dict[str, PolicySpec]) -> Dataset:
         raise ConfigError("Guidance has no meaning for the open-loop report", hint="--guidance none")
     dataset = load_dataset(config.dataset)
     for name, spec in specs.items():
-        if spec.action_names != dataset.action_names or spec.cameras != dataset.cameras:
+        if _robot(spec) != _robot(dataset):
             raise InputError(
-                f"{config.dataset} is not of the robot policy '{name}' was trained for: its actions are "
-                f"{dataset.action_names[:3]}... ({len(dataset.action_names)}) and cameras {dataset.cameras}",
-                expected=f"{spec.action_names[:3]}... ({len(spec.action_names)}), {spec.cameras}",
+                f"{config.dataset} is not of the robot policy '{name}' was trained for: {_told(dataset)}",
+                expected=_told(spec),
                 hint="the dataset it was fine-tuned on",
             )
     return dataset
+
+
+def _robot(of: PolicySpec | Dataset) -> tuple[list[str], list[str], list[str], float]:
+    """What must agree for a policy to be fed with recordings."""
+    return of.state_names, of.action_names, of.cameras, round(of.rate_hz, 3)
+
+
+def _told(of: PolicySpec | Dataset) -> str:
+    named = {"state": of.state_names, "actions": of.action_names}
+    parts = [
+        f"{what} {', '.join(names[:3])}{', ...' * (len(names) > 3)} ({len(names)})" for what, names in named.items()
+    ]
+    return f"{', '.join(parts)}, cameras {', '.join(of.cameras)}, {of.rate_hz:g} Hz"
+
+
+def _not_held_out(config: SteerConfig, prepared: _Prepared) -> list[str]:
+    """Policies to which the dataset's held-out episodes may be known, because they were trained on another one."""
+    found, used = [], prepared.request["dataset"]["digest"]
+    for name, path in zip(prepared.specs, config.adapters, strict=True):
+        record = path / RUN_FILE
+        dataset = read_json(record).get("request", {}).get("dataset") if record.is_file() else None
+        if not isinstance(dataset, dict) or "digest" not in dataset:
+            found.append(f"{name}: it does not say what it was trained on: perhaps on the very episodes measured here.")
+        elif dataset["digest"] != used:
+            found.append(
+                f"{name}: it was trained on another dataset than {config.dataset}, or on the same preprocessed "
+                "otherwise: perhaps on the very episodes that are held out here."
+            )
+    return found
 
 
 def _report(
