@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import pytest
@@ -14,8 +15,10 @@ from vla_cli.adapter import load_spec, save_spec
 from vla_cli.configs import ExportConfig, FinetuneConfig, IngestConfig, PreprocessConfig, SteerConfig
 from vla_cli.errors import CheckFailed, ConfigError, InputError
 from vla_cli.files import read_json, write_json
+from vla_cli.progress import Progress
 from vla_cli.report import load_report, load_rollouts
 from vla_cli.stages import export, finetune, ingest, preprocess, steer
+from vla_cli.suites import closed_loop, open_loop
 from vla_cli.worlds.contract import CONDITIONS
 from vla_cli.worlds.tabletop.scene import Task
 
@@ -104,6 +107,41 @@ def test_the_adapters_own_guidance_is_used_and_reported(adapter: Path, tmp_path:
     assert did["own"] == did["asked"] and did["own"]["novel-both"] != did["plain"]["novel-both"]
     # a prompt cannot be moved away from itself
     assert did["own"]["empty-instruction"] == did["plain"]["empty-instruction"]
+
+
+class Interrupting(Progress):
+    """Stands for a person who presses Ctrl-C after so many parts."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def advance(self, steps: int = 1, **figures: float) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("world", [None, "none"])
+def test_an_interrupted_evaluation_goes_on_where_it_stopped(
+    adapter: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world: str | None
+) -> None:
+    asked = () if world else ("trained", "novel-both")
+    config = SteerConfig(adapters=(adapter,), out=tmp_path / "a", episodes=3, conditions=asked, world=world, workers=1)
+    config = replace(config, dataset=dataset if world else None)
+    steer.run(config)
+    begun: list[tuple[Any, ...]] = []
+    for module, part in ((closed_loop, "_run_condition"), (open_loop, "_error")):
+        whole = getattr(module, part)
+        monkeypatch.setattr(module, part, lambda *args, whole=whole: (begun.append(args), whole(*args))[1])
+    again = replace(config, out=tmp_path / "b")
+    with pytest.raises(KeyboardInterrupt):
+        steer.run(again, Interrupting(after=3))
+    first = len(begun)
+    assert first > 0
+    steer.run(replace(again, resume=True))
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    episodes = 1 if world is None else first // 3
+    assert len(begun) <= (4 if world is None else 6) * episodes + (world is None), "nothing is done twice"
 
 
 def trained_on(adapter: Path, copy: Path, *instructions: str) -> Path:

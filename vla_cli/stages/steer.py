@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +26,14 @@ from vla_cli.report import BASE, TRAINED, Condition, Report, load_report, save_r
 from vla_cli.report.html import render_html
 from vla_cli.suites import SUITES, Actor, Findings
 from vla_cli.suites.closed_loop import asked_conditions, check_fits
+from vla_cli.suites.kept import Kept
 from vla_cli.worlds import WORLDS
 from vla_cli.worlds.contract import same_words
 
 STAGE = "eval-steer"
 NO_WORLD = "none"
+_FINISHED = "finished"
+"""Folder of the parts that are done, while the report is not."""
 
 
 def plan(config: SteerConfig) -> dict[str, Any]:
@@ -243,13 +247,15 @@ def _evaluate(
             films=config.rollouts,
             workers=_workers(config, unadapted.model),
             progress=progress,
+            kept=Kept(partial / _FINISHED),
         )
         if config.dataset is not None:
             findings.warnings.append(
                 f"--dataset was not used: the policies acted in {world.label} (--world none measures on the dataset)."
             )
     else:
-        findings = _open_loop(config, prepared, prepared.dataset, policies, progress)
+        findings = _open_loop(config, prepared, prepared.dataset, policies, Kept(partial / _FINISHED), progress)
+    shutil.rmtree(partial / _FINISHED)
     findings.warnings.extend(prepared.warnings)
     findings.warnings.extend(_adapters_warnings(config, specs))
     report = _report(config, world, specs, request, findings)
@@ -307,9 +313,12 @@ def _open_loop(
     prepared: _Prepared,
     dataset: Dataset,
     policies: dict[str, Actor],
+    kept: Kept,
     progress: Progress,
 ) -> Findings:
-    findings = SUITES.get("open-loop")(policies, dataset, seed=config.seed, episodes=config.episodes, progress=progress)
+    findings = SUITES.get("open-loop")(
+        policies, dataset, seed=config.seed, episodes=config.episodes, progress=progress, kept=kept
+    )
     findings.warnings.extend(_not_held_out(config, prepared))
     if guided := _guided(config, prepared.specs):
         findings.warnings.append(

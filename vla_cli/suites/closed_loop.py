@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from zlib import crc32
 
 import numpy as np
@@ -19,6 +20,7 @@ from vla_cli.progress import SILENT, Progress
 from vla_cli.report import DO_NOTHING, Condition, Film, Rollout, Row, count_row
 from vla_cli.report.paired import compare_rollouts
 from vla_cli.suites import Actor, Findings
+from vla_cli.suites.kept import Kept
 from vla_cli.worlds.contract import CONDITIONS, Case, World
 
 FILM_FRAMES = 8
@@ -36,6 +38,7 @@ def run(
     films: int = 2,
     workers: int = 1,
     progress: Progress = SILENT,
+    kept: Kept | None = None,
 ) -> Findings:
     """Run every policy under every condition.
 
@@ -49,6 +52,7 @@ def run(
         films: episodes a condition kept as pictures.
         workers: how many runs (a policy under a condition) go on at once; it changes nothing but the time.
         progress: told after every condition.
+        kept: runs that an earlier, interrupted evaluation has finished; those of this one are kept there too.
 
     Raises:
         ConfigError: an unknown condition.
@@ -71,9 +75,14 @@ def run(
         runs.extend((name, policy, condition, cases) for name, policy in policies.items())
     progress.start("evaluating", len(runs))
 
-    def one(run: tuple[str, Actor, str, list[Case]]) -> tuple[list[Rollout], list[Film]]:
+    def one(run: tuple[str, Actor, str, list[Case]]) -> _Finished:
         name, policy, condition, cases = run
-        return _run_condition(name, policy, world, condition, cases, seed, (guidance or {}).get(name), films)
+        finished = _restore(kept, name, condition)
+        if finished is None:
+            how = (guidance or {}).get(name)
+            finished = _run_condition(name, policy, world, condition, cases, seed, how, films)
+            _keep(kept, name, condition, finished)
+        return finished
 
     # torch and NumPy let go of the interpreter lock while they compute; results come back in order
     with ThreadPoolExecutor(max_workers=workers) as pool:
@@ -86,6 +95,25 @@ def run(
     findings.comparisons = compare_rollouts(findings.rollouts, findings.conditions)
     _check_controls(findings)
     return findings
+
+
+_Finished = tuple[list[Rollout], list[Film]]
+
+
+def _keep(kept: Kept | None, policy: str, condition: str, finished: _Finished) -> None:
+    rollouts, films = finished
+    if kept is not None:
+        frames = {str(i): film.frames for i, film in enumerate(films)}
+        kept.save(policy, condition, [asdict(rollout) for rollout in rollouts], frames)
+
+
+def _restore(kept: Kept | None, policy: str, condition: str) -> _Finished | None:
+    found = kept.load(policy, condition) if kept is not None else None
+    if found is None:
+        return None
+    document, frames = found
+    rollouts = [Rollout(**rollout) for rollout in document]
+    return rollouts, [_film(rollouts[i], frames[str(i)]) for i in range(len(frames))]
 
 
 def check_fits(name: str, spec: PolicySpec, world: World) -> None:
@@ -139,7 +167,7 @@ def _run_condition(
     seed: int,
     guidance: Guidance | None,
     films: int,
-) -> tuple[list[Rollout], list[Film]]:
+) -> _Finished:
     """One policy under one condition: its rollouts, and the first few episodes as pictures."""
     environment = world.environment(condition, cases, seed)
     observation, _ = environment.reset()
@@ -157,7 +185,8 @@ def _run_condition(
         Rollout(name, condition, i, case.instruction, o.success, o.grounded, o.locked, o.did, o.steps)
         for i, (case, o) in enumerate(zip(cases, world.outcomes(environment, cases, condition), strict=True))
     ]
-    return rollouts, [_film(rollouts[i], np.stack([f[i] for f in frames])) for i in range(min(films, len(cases)))]
+    shown = [np.stack([f[i] for f in frames]) for i in range(min(films, len(cases)))]
+    return rollouts, [_film(rollouts[i], _excerpt(pictures)) for i, pictures in enumerate(shown)]
 
 
 def _act(
@@ -183,11 +212,14 @@ def _act(
     return chunk
 
 
-def _film(rollout: Rollout, frames: np.ndarray) -> Film:
+def _excerpt(frames: np.ndarray) -> np.ndarray:
     """A few frames from the first to the last that differs from the one before."""
     moving = [i for i in range(1, len(frames)) if not np.array_equal(frames[i], frames[i - 1])]
     last = moving[-1] if moving else 0
-    chosen = np.unique(np.linspace(0, last, FILM_FRAMES).round().astype(int))
+    return frames[np.unique(np.linspace(0, last, FILM_FRAMES).round().astype(int))]
+
+
+def _film(rollout: Rollout, frames: np.ndarray) -> Film:
     return Film(
         rollout.policy,
         rollout.condition,
@@ -195,7 +227,7 @@ def _film(rollout: Rollout, frames: np.ndarray) -> Film:
         rollout.instruction,
         rollout.did,
         rollout.success,
-        frames[chosen],
+        frames,
     )
 
 

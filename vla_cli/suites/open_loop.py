@@ -19,6 +19,7 @@ from vla_cli.progress import SILENT, Progress
 from vla_cli.report import Condition, mean_row
 from vla_cli.report.paired import compare_errors
 from vla_cli.suites import Actor, Findings
+from vla_cli.suites.kept import Kept
 from vla_cli.windows import Samples, Windows
 
 CONDITIONS = {
@@ -38,6 +39,7 @@ def run(
     seed: int,
     episodes: int,
     progress: Progress = SILENT,
+    kept: Kept | None = None,
 ) -> Findings:
     """Measure every policy on the dataset's held-out episodes (on all of them, with a warning, when none is held out).
 
@@ -47,6 +49,7 @@ def run(
         seed: of the flow noise, shared by all policies.
         episodes: at most this many episodes.
         progress: told after every policy and condition.
+        kept: errors that an earlier, interrupted evaluation has measured; those of this one are kept there too.
     """
     findings = Findings(conditions=[Condition(name, asked) for name, asked in CONDITIONS.items()])
     chosen = dataset.split("valid")
@@ -58,7 +61,11 @@ def run(
     errors: dict[tuple[str, str], list[float]] = {}
     for name, policy in policies.items():
         for condition in CONDITIONS:
-            errors[name, condition] = [_error(policy, demo, dataset, condition, seed) for demo in chosen]
+            finished = kept.load(name, condition) if kept is not None else None
+            measured = finished[0] if finished else [_error(policy, d, dataset, condition, seed) for d in chosen]
+            if kept is not None and finished is None:
+                kept.save(name, condition, measured)
+            errors[name, condition] = measured
             findings.rows.append(mean_row(name, condition, "action_error", errors[name, condition]))
             progress.advance(1, error=findings.rows[-1].value)
     findings.comparisons = compare_errors(errors)
