@@ -7,7 +7,8 @@
     policy.json                                      base, cameras, action convention, statistics, instructions
     metrics.jsonl, run.json                          how it was trained
 
-A bundle for the robot is laid out alike, but a whole model lies in its `merged/`.
+A bundle for the robot is laid out alike, but a whole model lies in its `merged/`, and a tokenizer that does not come
+with the base in its `tokenizer/`.
 
 A base policy that vla-cli made carries a `policy.json` too (kind "base"); a base from elsewhere may lack one.
 """
@@ -29,6 +30,18 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 MODEL_WEIGHTS = "model.safetensors"
 MERGED = "merged"
+TOKENIZER = "tokenizer"
+TOKENIZER_HERE = f"./{TOKENIZER}"
+"""What `policy.json` says of a tokenizer that lies beside it."""
+_TOKENIZER_FILES = (
+    "added_tokens.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+)
 SCHEMA_VERSION = 1
 
 Kind = Literal["base", "lora", "full", "frozen"]
@@ -67,7 +80,8 @@ class PolicySpec:
         instructions: instructions it was trained on; empty for a base.
         base: the base it was adapted from; None for a base.
         recipe: recipe name; empty for a base.
-        tokenizer: where the tokenizer is, when the base carries none; empty for the base's own.
+        tokenizer: where the tokenizer is, when the base carries none: a directory or hub id, or `./tokenizer` for the
+            folder beside `policy.json`, which `load_spec` puts in full; empty for the base's own.
         world: robomimic `env_args` of the demonstrations, when they name a world.
         guidance: defaults for test-time guidance.
         calibration: explicit transforms between deployment and base (`calibration.Calibration.document`); empty
@@ -102,8 +116,8 @@ class PolicySpec:
         return {"schema_version": SCHEMA_VERSION, **plain}
 
     def merged(self) -> PolicySpec:
-        """The same policy as a model of its own, that can serve as a base in turn."""
-        return replace(self, kind="base", base=None)
+        """The same policy as a model of its own, tokenizer included, that can serve as a base in turn."""
+        return replace(self, kind="base", base=None, tokenizer="")
 
 
 def save_spec(spec: PolicySpec, directory: Path) -> None:
@@ -134,6 +148,9 @@ def load_spec(directory: Path) -> PolicySpec:
         if wrong:
             raise TypeError("; ".join(f"{key} is not {expected}" for key, expected in wrong.items()))
         base = BaseReference(**base) if base else None
+        # a folder of that name in the user's own place is meant where there is none beside the file
+        if document.get("tokenizer") == TOKENIZER_HERE and (directory / TOKENIZER).is_dir():
+            document["tokenizer"] = str(directory / TOKENIZER)
         return PolicySpec(**document, state=state, actions=actions, base=base)
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is malformed ({error})", hint="vla finetune again") from None
@@ -164,6 +181,15 @@ def full_model(directory: Path) -> Path:
 def has_spec(directory: Path) -> bool:
     """Whether a directory carries a `policy.json`."""
     return (directory / FILE_NAME).is_file()
+
+
+def tokenizer_files(directory: Path) -> list[Path]:
+    """The files of a tokenizer in a directory, whatever else lies beside them; none where there is no tokenizer."""
+    return sorted(
+        file
+        for file in directory.iterdir()
+        if file.is_file() and (file.name in _TOKENIZER_FILES or file.suffix == ".model")
+    )
 
 
 def check_base(spec: PolicySpec, digest: str, base: str) -> None:

@@ -2,6 +2,7 @@
 
 adapter_config.json, adapter_model.safetensors   what `PeftModel.from_pretrained` reads   (where LoRA was trained)
 policy.json       how to feed the policy and read its actions; its calibration
+tokenizer/        the tokenizer, when the base carries none
 calibration/      pictures that belong to the calibration, when there is one
 merged/           the merged model in the base's own layout, with tokenizer and policy.json   (on request)
 report/           the steerability report, when given
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from vla_cli import __version__
-from vla_cli.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, FILE_NAME, PolicySpec
+from vla_cli.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, FILE_NAME, TOKENIZER, PolicySpec
 from vla_cli.calibration import FOLDER as CALIBRATION
 from vla_cli.calibration.camera import CameraMap, between
 from vla_cli.errors import InputError
@@ -125,9 +126,16 @@ def _feeding(spec: PolicySpec) -> Sequence[str]:
         f"- actions ({len(spec.action_names)}): {', '.join(spec.action_names)}; raw units as recorded",
         f"- control rate {spec.rate_hz:g} Hz; chunks of {spec.chunk_size} steps, execute {spec.execute_steps}, "
         "then ask again",
+        f"- words to tokens: {_tokenizer(spec)}",
         f"- normalisation statistics (from the {spec.statistics_from}) and all of the above, for machines: "
         f"`{FILE_NAME}`",
     ]
+
+
+def _tokenizer(spec: PolicySpec) -> str:
+    if not spec.tokenizer:
+        return "the tokenizer beside the base's weights"
+    return f"the tokenizer in `{TOKENIZER}/` of this bundle, for it does not come with the base"
 
 
 def _weights(spec: PolicySpec) -> Sequence[str]:

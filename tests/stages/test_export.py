@@ -96,17 +96,55 @@ def test_another_base_is_refused(adapter: Path, base: Path, tmp_path: Path) -> N
     )
 
 
-def test_a_merged_model_reloads_with_a_tokenizer_from_elsewhere(dataset: Path, base: Path, tmp_path: Path) -> None:
-    bare = tmp_path / "bare"
+@pytest.fixture(scope="module")
+def moved(dataset: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Bundle and base of an adapter whose tokenizer came from elsewhere, on a machine where that place is not."""
+    here, there = tmp_path_factory.mktemp("trained"), tmp_path_factory.mktemp("robot")
+    bare = here / "bare"
     bare.mkdir()
     for name in ("config.json", "model.safetensors", "policy.json"):
         shutil.copyfile(base / name, bare / name)
-    train = FinetuneConfig(
-        dataset=dataset, base=str(bare), tokenizer=str(base), out=tmp_path / "a", recipe="lora", steps=2, batch_size=4
-    )
-    finetune.run(train)
-    summary = export.run(ExportConfig(adapter=tmp_path / "a", out=tmp_path / "bundle", merge=True))
-    assert summary["max_abs_action_difference"]["merged"] < 1e-3
+    shutil.copytree(base, here / "words", ignore=shutil.ignore_patterns("*.safetensors", "policy.json"))
+    train = FinetuneConfig(dataset=dataset, base=str(bare), tokenizer=str(here / "words"), out=here / "adapter")
+    finetune.run(replace(train, recipe="lora", steps=2, batch_size=4))
+    config = ExportConfig(adapter=here / "adapter", out=here / "bundle", merge=True)
+    assert "tokenizer" in export.plan(config)["parts"]
+    assert export.run(config)["max_abs_action_difference"]["merged"] < 1e-3
+    shutil.move(here / "bundle", there / "bundle")
+    shutil.move(bare, there / "base")
+    shutil.rmtree(here)
+    return there
+
+
+def test_a_tokenizer_from_elsewhere_goes_with_the_bundle(moved: Path, base: Path) -> None:
+    bundle = moved / "bundle"
+    for policy in (load(str(moved / "base"), bundle, device="cpu"), load(str(bundle / "merged"), device="cpu")):
+        assert policy.prompts.words("put the red block") == load(str(base), device="cpu").prompts.words(
+            "put the red block"
+        )
+    assert {"tokenizer/tokenizer.json", "merged/tokenizer.json"} <= set(read_json(bundle / "digests.json"))
+    assert read_json(bundle / "policy.json")["tokenizer"] == "./tokenizer"
+    assert read_json(bundle / "merged" / "policy.json")["tokenizer"] == ""
+    assert "the tokenizer in `tokenizer/` of this bundle" in (bundle / "README.md").read_text()
+
+
+def test_a_bundle_with_its_own_tokenizer_is_measured_beside_its_base(moved: Path, tmp_path: Path) -> None:
+    ask = SteerConfig(adapters=(moved / "bundle",), base=str(moved / "base"), out=tmp_path / "report", episodes=1)
+    steer.run(replace(ask, conditions=("trained",)))
+    assert (tmp_path / "report" / "report.json").is_file()
+
+
+def test_a_merged_model_with_its_own_tokenizer_is_a_base_to_train(moved: Path, dataset: Path, tmp_path: Path) -> None:
+    train = FinetuneConfig(dataset=dataset, base=str(moved / "bundle" / "merged"), out=tmp_path / "again")
+    finetune.run(replace(train, recipe="lora", steps=1, batch_size=2))
+    assert load_spec(tmp_path / "again").tokenizer == ""
+    # an older merged model names the place that its tokenizer was taken from
+    older = shutil.copytree(moved / "bundle" / "merged", tmp_path / "older")
+    (older / "tokenizer.json").rename(tmp_path / "tokenizer.json")
+    shutil.copyfile(older / "tokenizer_config.json", tmp_path / "tokenizer_config.json")
+    save_spec(replace(load_spec(older), tokenizer=str(tmp_path)), older)
+    finetune.run(replace(train, base=str(older), out=tmp_path / "third", recipe="lora", steps=1, batch_size=2))
+    assert load_spec(tmp_path / "third").tokenizer == str(tmp_path)
 
 
 PICTURE = "calibration/table_agentview_image.png"

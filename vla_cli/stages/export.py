@@ -10,7 +10,16 @@ from typing import Any
 import numpy as np
 
 from vla_cli.adapter import FILE_NAME as SPEC_FILE
-from vla_cli.adapter import MERGED, PolicySpec, check_base, load_adapter_spec, save_spec
+from vla_cli.adapter import (
+    MERGED,
+    TOKENIZER,
+    TOKENIZER_HERE,
+    PolicySpec,
+    check_base,
+    load_adapter_spec,
+    save_spec,
+    tokenizer_files,
+)
 from vla_cli.bundle import PEFT_FILES, REPORT, write_card, write_digests
 from vla_cli.calibration import FILE_NAME as DOMAIN_FILE
 from vla_cli.calibration import FOLDER as CALIBRATION
@@ -18,7 +27,7 @@ from vla_cli.configs import ExportConfig
 from vla_cli.errors import InputError
 from vla_cli.files import building, check_output, digest, is_complete, read_json
 from vla_cli.policies.adaptation import save_merged
-from vla_cli.policies.checkpoint import BaseFiles, locate_base
+from vla_cli.policies.checkpoint import BaseFiles, locate_base, locate_tokenizer
 from vla_cli.policies.flow import FlowPolicy, load
 from vla_cli.progress import SILENT, Progress
 from vla_cli.provenance import FILE_NAME as RUN_FILE
@@ -36,7 +45,8 @@ def plan(config: ExportConfig) -> dict[str, Any]:
     spec = _prepare(config).spec
     merged = config.merge or spec.kind == "full"
     pictures = [CALIBRATION] if (config.adapter / CALIBRATION).is_dir() else []
-    parts = [*(PEFT_FILES if spec.kind == "lora" else ()), SPEC_FILE, *pictures, *([MERGED] if merged else [])]
+    words = [TOKENIZER] if spec.tokenizer else []
+    parts = [*(PEFT_FILES if spec.kind == "lora" else ()), SPEC_FILE, *words, *pictures, *([MERGED] if merged else [])]
     return {
         "stage": STAGE,
         "dry_run": True,
@@ -146,8 +156,9 @@ def _write(
     run_document = read_json(config.adapter / RUN_FILE)
     warnings = list(run_document.get("warnings", []))
     progress.start("exporting", 2)
-    for name in (*(PEFT_FILES if spec.kind == "lora" else ()), SPEC_FILE):
+    for name in PEFT_FILES if spec.kind == "lora" else ():
         shutil.copyfile(config.adapter / name, partial / name)
+    save_spec(_with_tokenizer(spec, files, partial), partial)
     _copy_calibration(config.adapter, partial)
     if spec.kind != "full":
         differences["adapter"] = _difference(load(base, partial, device="cpu"), spec, expected)
@@ -181,12 +192,30 @@ def _copy_calibration(adapter: Path, out: Path) -> None:
         shutil.copytree(adapter / CALIBRATION, out / CALIBRATION)
 
 
+def _with_tokenizer(spec: PolicySpec, files: BaseFiles, bundle: Path) -> PolicySpec:
+    """Put a tokenizer that does not come with the base into the bundle; the spec that says where it is now."""
+    if not spec.tokenizer:
+        return spec
+    _copy_tokenizer(spec, files, bundle / TOKENIZER)
+    return replace(spec, tokenizer=TOKENIZER_HERE)
+
+
+def _copy_tokenizer(spec: PolicySpec, files: BaseFiles, out: Path) -> None:
+    out.mkdir(exist_ok=True)
+    for file in tokenizer_files(locate_tokenizer(files, spec.tokenizer)):
+        shutil.copyfile(file, out / file.name)
+
+
 def _write_merged(policy: FlowPolicy, spec: PolicySpec, files: BaseFiles, out: Path) -> None:
     """The merged model with everything the base carries beside its weights."""
     out.mkdir()
-    for file in sorted(files.directory.iterdir()):
+    # a tokenizer from elsewhere takes the place of what the base has of one
+    replaced = tokenizer_files(files.directory) if spec.tokenizer else []
+    for file in sorted(set(files.directory.iterdir()).difference(replaced)):
         if file.is_file() and file.suffix in (".json", ".model", ".txt") and not _is_rewritten(file.name, spec):
             shutil.copyfile(file, out / file.name)
+    if spec.tokenizer:
+        _copy_tokenizer(spec, files, out)
     save_merged(policy.model, out)
     save_spec(spec.merged(), out)
 

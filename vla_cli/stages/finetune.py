@@ -264,7 +264,7 @@ def _train(prepared: Plan, partial: Path, progress: Progress) -> RunRecord:
 
 def _trainable_policy(prepared: Plan) -> FlowPolicy:
     recipe = prepared.recipe
-    model, prompts, _ = load_base(prepared.config.base, tokenizer=prepared.config.tokenizer)
+    model, prompts, _ = load_base(prepared.config.base, tokenizer=prepared.spec.tokenizer)
     set_threads(model, prepared.config.threads)
     model = make_trainable(model, _layout(recipe), train_heads=_train_heads(prepared), seed=prepared.config.seed)
     return FlowPolicy(model, prompts, prepared.spec, pick_device(prepared.config.device))
@@ -465,7 +465,7 @@ def _proposed(dataset: Path, need: str) -> str:
 
 def _frozen_policy(prepared: Plan) -> FlowPolicy:
     """The untouched base, fed like the policy that is trained."""
-    model, prompts, _ = load_base(prepared.config.base, tokenizer=prepared.config.tokenizer)
+    model, prompts, _ = load_base(prepared.config.base, tokenizer=prepared.spec.tokenizer)
     model.requires_grad_(False).eval()
     return FlowPolicy(model, prompts, prepared.spec, pick_device(prepared.config.device))
 
