@@ -205,7 +205,8 @@ def attach(model: nn.Module, adapter: Path, spec: PolicySpec) -> nn.Module:
 
     try:
         saved = load_file(adapter / ADAPTER_WEIGHTS)
-        wrapped = PeftModel.from_pretrained(model, str(adapter), is_trainable=False)
+        # peft would choose the accelerator for the adapter's tensors, whatever the model is on
+        wrapped = PeftModel.from_pretrained(model, str(adapter), is_trainable=False, torch_device="cpu")
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise InputError(
             f"The adapter {adapter} cannot be loaded ({type(error).__name__}: {str(error).splitlines()[0]})",

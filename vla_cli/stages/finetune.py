@@ -88,7 +88,10 @@ def plan(config: FinetuneConfig) -> dict[str, Any]:
         "train_frames": frames,
         "epochs": round(recipe.steps * recipe.batch_size / max(1, frames), 2),
         "estimate": estimate(
-            load_config(prepared.files.directory), layout=_layout(recipe), train_heads=_train_heads(prepared)
+            load_config(prepared.files.directory),
+            layout=_layout(recipe),
+            train_heads=_train_heads(prepared),
+            copies=2 if _keeps_the_base(prepared) else 1,
         ),
         "warnings": prepared.warnings,
     }
@@ -289,6 +292,12 @@ def _train_heads(prepared: Plan) -> bool:
     """Whether the state and action projections are trained outright: a robot that is new to the base needs it."""
     wish = prepared.recipe.heads
     return wish == "full" or (wish == "auto" and prepared.spec.statistics_from == "dataset")
+
+
+def _keeps_the_base(prepared: Plan) -> bool:
+    """Whether the frozen base stays in memory beside the policy that trains."""
+    measured = prepared.recipe.guidance.get("weight") == AUTO and bool(prepared.alternatives)
+    return prepared.recipe.trains and (measured or any(method.keeps_base for method in prepared.methods.values()))
 
 
 def _check_words(prepared: Plan, policy: FlowPolicy, hooks: Composition, record: RunRecord, progress: Progress) -> None:
