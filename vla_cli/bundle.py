@@ -14,6 +14,7 @@ run.json
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,24 @@ from vla_cli.report import Report, table, to_markdown, transposed
 
 CARD, DIGESTS, REPORT = "README.md", "digests.json", "report"
 PEFT_FILES = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
+
+
+@dataclass
+class Outcome:
+    """What an export found out, for the card.
+
+    Attributes:
+        differences: artefact to maximum absolute action difference from the adapter's own actions, in standard
+            deviations.
+        in_deployment: those of which that was measured on pictures of the deployment alone.
+        left_out: file of the base to the reason why `merged/` is without it.
+        warnings: sentences a person should read.
+    """
+
+    differences: dict[str, float] = field(default_factory=dict)
+    in_deployment: list[str] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
 
 def write_digests(bundle: Path) -> dict[str, str]:
@@ -57,9 +76,7 @@ def verify_digests(bundle: Path) -> int:
     return len(digests)
 
 
-def write_card(
-    bundle: Path, spec: PolicySpec, run: dict[str, Any], report: Report | None, differences: dict[str, float]
-) -> None:
+def write_card(bundle: Path, spec: PolicySpec, run: dict[str, Any], report: Report | None, outcome: Outcome) -> None:
     """Write the model card from what is known: nothing in it is a blank to fill in.
 
     Args:
@@ -67,12 +84,12 @@ def write_card(
         spec: the policy's facts.
         run: the adapter's `run.json`.
         report: the steerability report, when there is one.
-        differences: artefact to maximum absolute action difference from the adapter's own actions.
+        outcome: what the export found out.
     """
-    write_text(bundle / CARD, "\n".join(_card(spec, run, report, differences)) + "\n")
+    write_text(bundle / CARD, "\n".join(_card(spec, run, report, outcome)) + "\n")
 
 
-def _card(spec: PolicySpec, run: dict[str, Any], report: Report | None, differences: dict[str, float]) -> list[str]:
+def _card(spec: PolicySpec, run: dict[str, Any], report: Report | None, outcome: Outcome) -> list[str]:
     base = spec.base.name if spec.base else "unknown"
     lines = [
         "---",
@@ -110,13 +127,23 @@ def _card(spec: PolicySpec, run: dict[str, Any], report: Report | None, differen
         + (f", revision {spec.base.revision}" if spec.base and spec.base.revision else ""),
         f"- dataset: {run['request']['dataset']['name']}, {run['request']['dataset']['digest']}",
         f"- recipe: {spec.recipe}, {run['counts']['steps']} steps, seed {run['request']['seed']}",
-        *[f"- {name}: actions differ from the adapter's own by at most {d:.3g}" for name, d in differences.items()],
+        *_differences(outcome),
+        *[f"- `merged/` is without the base's `{name}`: {why}" for name, why in outcome.left_out.items()],
         "- every file's SHA-256: `digests.json`",
     ]
-    warnings = run.get("warnings", [])
-    if warnings:
-        lines += ["", "## Warnings of the training run", "", *[f"- {text}" for text in warnings]]
+    for what, warnings in (("training run", run.get("warnings", [])), ("export", outcome.warnings)):
+        if warnings:
+            lines += ["", f"## Warnings of the {what}", "", *[f"- {text}" for text in warnings]]
     return lines
+
+
+def _differences(outcome: Outcome) -> Sequence[str]:
+    where = dict.fromkeys(outcome.in_deployment, ", measured on this deployment's pictures alone")
+    return [
+        f"- {name}: actions differ from the adapter's own by at most {difference:.3g} standard deviations"
+        f"{where.get(name, '')}"
+        for name, difference in outcome.differences.items()
+    ]
 
 
 def _feeding(spec: PolicySpec) -> Sequence[str]:

@@ -147,6 +147,43 @@ def test_a_merged_model_with_its_own_tokenizer_is_a_base_to_train(moved: Path, d
     assert load_spec(tmp_path / "third").tokenizer == str(tmp_path)
 
 
+def test_merged_holds_no_statistics_but_the_policys_own(dataset: Path, base: Path, tmp_path: Path) -> None:
+    """A base with other units: the demonstrations' statistics are used, and no file beside them says otherwise."""
+    from transformers import PI0Processor
+
+    other = shutil.copytree(base, tmp_path / "base")
+    lerobot = ["policy_postprocessor.json", "policy_preprocessor.json", "policy_preprocessor_step_5.safetensors"]
+    for name in lerobot:
+        (other / name).write_text("{}")
+    own = load_spec(other)
+    save_spec(replace(own, actions=replace(own.actions, std=own.actions.std / 100)), other)
+    train = FinetuneConfig(dataset=dataset, base=str(other), out=tmp_path / "adapter")
+    finetune.run(replace(train, recipe="lora", steps=1, batch_size=2))
+    assert load_spec(tmp_path / "adapter").statistics_from == "dataset"
+    export.run(ExportConfig(adapter=tmp_path / "adapter", out=tmp_path / "bundle", merge=True))
+    merged = tmp_path / "bundle" / "merged"
+    spec, processor = load_spec(merged), PI0Processor.from_pretrained(merged)
+    raw = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
+    theirs = processor.normalize(torch.from_numpy(raw), "state").numpy()
+    np.testing.assert_allclose(theirs, spec.state.normalise(raw), rtol=1e-3, atol=1e-4)
+    assert not [name for name in [*lerobot, "evaluation.json"] if (merged / name).exists()]
+    card, record = (tmp_path / "bundle" / "README.md").read_text(), read_json(tmp_path / "bundle" / "run.json")
+    assert "LeRobot cannot feed merged/" in card and any("LeRobot" in text for text in record["warnings"])
+    for name in [*lerobot, "evaluation.json"]:
+        assert f"`merged/` is without the base's `{name}`" in card
+        assert f"merged/{name}" in [entry["name"] for entry in record["skipped"]]
+
+
+def test_merged_keeps_the_bases_statistics_where_they_are_used(adapter: Path, base: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(base, tmp_path / "base")
+    (other / "policy_preprocessor.json").write_text("{}")
+    export.run(ExportConfig(adapter=adapter, base=str(other), out=tmp_path / "bundle", merge=True))
+    assert (tmp_path / "bundle" / "merged" / "policy_preprocessor.json").is_file()
+    assert read_json(tmp_path / "bundle" / "merged" / "processor_config.json") == read_json(
+        base / "processor_config.json"
+    )
+
+
 PICTURE = "calibration/table_agentview_image.png"
 
 
@@ -251,12 +288,28 @@ def test_weights_trained_behind_a_calibration_are_exported_with_it(dataset: Path
     card = (tmp_path / "bundle" / "README.md").read_text()
     for fact in (
         "`PeftModel` does not apply the calibration",
+        "## Warnings of the export",
+        "merged/ acts with the trained weights in the base's own domain too",
+        "measured on this deployment's pictures alone",
         "import PeftModel",
         "2 control steps later",
         "with closed fingers 0.40",
         "Default guidance at test time: null, weight 1.4 (a test)",
     ):
         assert fact in card, fact
+
+
+def test_weights_trained_in_full_behind_a_calibration_act_everywhere(dataset: Path, base: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "both.yaml"
+    recipe.write_text("method: full\ncalibrate: true\nsteps: 1\nbatch_size: 2\n")
+    train = FinetuneConfig(dataset=dataset, base=str(base), out=tmp_path / "adapter", recipe=str(recipe))
+    finetune.run(train)
+    export.run(ExportConfig(adapter=train.out, out=tmp_path / "bundle"))
+    warned = "acts with the trained weights in the base's own domain too"
+    assert any(warned in text for text in read_json(tmp_path / "bundle" / "run.json")["warnings"])
+    card = (tmp_path / "bundle" / "README.md").read_text()
+    assert warned in card and "measured on this deployment's pictures alone" not in card
+    assert 'policy = load("path/to/this/bundle/merged")' in card
 
 
 def test_weights_trained_on_the_deployment_itself_leave_the_bases_domain_behind(adapter: Path, tmp_path: Path) -> None:
