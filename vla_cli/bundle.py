@@ -266,11 +266,10 @@ def _colour(values: Sequence[float]) -> str:
 
 
 def _loading(spec: PolicySpec, base: str) -> Sequence[str]:
-    with_calibration = bool(spec.calibration.get("parts"))
     if spec.kind == "full":
         lines = ["Full fine-tuning has no adapter: `merged/` is the whole model, in the base's own layout."]
-        return [*lines, "", *_vla_loading('"path/to/this/bundle/merged"')] if with_calibration else lines
-    own = _vla_loading(f'"{base}", Path("path/to/this/bundle")')
+        return [*lines, "", *_vla_loading('"path/to/this/bundle/merged"', spec)]
+    own = _vla_loading(f'"{base}", Path("path/to/this/bundle")', spec)
     if spec.kind == "frozen":
         return [
             *own,
@@ -286,21 +285,39 @@ def _loading(spec: PolicySpec, base: str) -> Sequence[str]:
         'policy = PeftModel.from_pretrained(base, "path/to/this/bundle")',
         "```",
     ]
-    if not with_calibration:
+    beyond = [
+        *(["the calibration"] if spec.calibration.get("parts") else []),
+        *(["the default guidance"] if _is_guided(spec) else []),
+    ]
+    if not beyond:
         return peft
-    return [*own, "", "The weights alone; **`PeftModel` does not apply the calibration**:", "", *peft]
+    return [*own, "", f"The weights alone; **`PeftModel` does not apply {' and '.join(beyond)}**:", "", *peft]
 
 
-def _vla_loading(arguments: str) -> list[str]:
-    return [
-        "```python",
+def _vla_loading(arguments: str, spec: PolicySpec) -> list[str]:
+    lines = [
         *(["from pathlib import Path", ""] if "Path(" in arguments else []),
+        *(["from vla_cli.guidance import choose, is_guided"] if _is_guided(spec) else []),
         "from vla_cli.policies.flow import load",
         "",
         f"policy = load({arguments})",
-        "actions = policy.act(images, state, instructions, noise)    # through the calibration",
-        "```",
     ]
+    if spec.calibration.get("parts"):
+        lines += ["# through the calibration"]
+    if _is_guided(spec):
+        lines += [
+            "trained = policy.spec.instructions",
+            "guidance = choose(policy.spec.guidance, trained)",
+            "guidance = guidance if is_guided(guidance, instruction, trained) else None",
+            "actions = policy.act(images, state, [instruction], noise, guidance=guidance)",
+        ]
+    else:
+        lines += ["actions = policy.act(images, state, [instruction], noise)"]
+    return ["```python", *lines, "```"]
+
+
+def _is_guided(spec: PolicySpec) -> bool:
+    return read_default(spec.guidance)[0] != PLAIN_KIND
 
 
 def _guidance(spec: PolicySpec) -> Sequence[str]:
@@ -311,8 +328,9 @@ def _guidance(spec: PolicySpec) -> Sequence[str]:
     return [
         "",
         f"Default guidance at test time: {kind}, weight {weight:g} ({spec.guidance.get('why', 'stated by hand')}). "
-        "`act` takes it as `guidance=vla_cli.guidance.choose(policy.spec.guidance, policy.spec.instructions)`, for "
-        "other instructions than the trained one.",
+        "It is no property of the weights: `act` is told, at every call, as above. `vla_cli.guidance.is_guided` is the "
+        "rule by which `vla eval-steer` guides too: a contrast covers no instruction that was trained, guidance away "
+        "from the empty prompt covers them all.",
     ]
 
 

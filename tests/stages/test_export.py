@@ -287,7 +287,7 @@ def test_weights_trained_behind_a_calibration_are_exported_with_it(dataset: Path
     assert (tmp_path / "bundle" / "merged" / "domain.json").is_file()
     card = (tmp_path / "bundle" / "README.md").read_text()
     for fact in (
-        "`PeftModel` does not apply the calibration",
+        "`PeftModel` does not apply the calibration and the default guidance",
         "## Warnings of the export",
         "merged/ acts with the trained weights in the base's own domain too",
         "measured on this deployment's pictures alone",
@@ -310,6 +310,27 @@ def test_weights_trained_in_full_behind_a_calibration_act_everywhere(dataset: Pa
     card = (tmp_path / "bundle" / "README.md").read_text()
     assert warned in card and "measured on this deployment's pictures alone" not in card
     assert 'policy = load("path/to/this/bundle/merged")' in card
+
+
+def test_the_card_of_a_guided_policy_can_be_followed(adapter: Path, base: Path, tmp_path: Path) -> None:
+    """Its code runs as it stands, and guides what `vla eval-steer` guides."""
+    guided = shutil.copytree(adapter, tmp_path / "guided")
+    save_spec(replace(load_spec(guided), guidance={"kind": "contrast", "weight": 1.5, "why": "a test"}), guided)
+    export.run(ExportConfig(adapter=guided, out=tmp_path / "bundle"))
+    card = (tmp_path / "bundle" / "README.md").read_text()
+    assert "`PeftModel` does not apply the default guidance" in card
+    code = card.split("```python\n")[1].split("```")[0].replace("path/to/this/bundle", str(tmp_path / "bundle"))
+    plain = load(str(base), adapter, device="cpu")
+    known = {
+        "images": np.zeros((1, 1, 60, 60, 3), np.uint8),
+        "state": np.zeros((1, 4), np.float32),
+        "noise": np.zeros(plain.noise_shape(1), np.float32),
+    }
+    for instruction, is_guided in ((plain.spec.instructions[0], False), ("put the blue ball on the left plate", True)):
+        names = {**known, "instruction": instruction}
+        exec(code, names)
+        unguided = plain.act(known["images"], known["state"], [instruction], known["noise"])
+        assert np.array_equal(names["actions"], unguided) is not is_guided
 
 
 def test_weights_trained_on_the_deployment_itself_leave_the_bases_domain_behind(adapter: Path, tmp_path: Path) -> None:
