@@ -15,13 +15,14 @@ A base policy that vla-cli made carries a `policy.json` too (kind "base"); a bas
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from vla_cli.errors import InputError
 from vla_cli.field_types import ill_typed
-from vla_cli.files import digest_file, read_json, write_json
+from vla_cli.files import digest_file, read_json, text_digest, write_json
 from vla_cli.provenance import not_an_artefact
 from vla_cli.stats import Statistics
 
@@ -82,6 +83,8 @@ class PolicySpec:
         recipe: recipe name; empty for a base.
         tokenizer: where the tokenizer is, when the base carries none: a directory or hub id, or `./tokenizer` for the
             folder beside `policy.json`, which `load_spec` puts in full; empty for the base's own.
+        tokenizer_digest: SHA-256 over the tokenizer's files: with other token ids the same words ask for something
+            else. Empty where older versions wrote none.
         world: robomimic `env_args` of the demonstrations, when they name a world.
         guidance: defaults for test-time guidance.
         calibration: explicit transforms between deployment and base (`calibration.Calibration.document`); empty
@@ -104,6 +107,7 @@ class PolicySpec:
     base: BaseReference | None = None
     recipe: str = ""
     tokenizer: str = ""
+    tokenizer_digest: str = ""
     world: dict[str, Any] | None = None
     guidance: dict[str, Any] = field(default_factory=lambda: {"weight": 1.0})
     calibration: dict[str, Any] = field(default_factory=dict)
@@ -207,19 +211,41 @@ def check_base(spec: PolicySpec, digest: str, base: str) -> None:
         )
 
 
+def check_tokenizer(spec: PolicySpec, directory: Path) -> None:
+    """Refuse to read a policy's instructions with another tokenizer than the one it was trained with.
+
+    Raises:
+        InputError: the digests differ.
+    """
+    if not spec.tokenizer_digest:
+        return
+    found = digest_tokenizer(directory)
+    if found != spec.tokenizer_digest:
+        raise InputError(
+            f"The tokenizer in {directory} ({found[:19]}...) is not the one that the policy was trained with "
+            f"({spec.tokenizer_digest[:19]}...)",
+            expected="the same tokenizer files: with other token ids the same words ask for something else",
+            hint="the base with the tokenizer that it was fine-tuned with, or vla finetune again with this one",
+        )
+
+
 def digest_weights(directory: Path) -> str:
     """SHA-256 over a model directory's configuration and safetensors files, whatever else lies beside them.
 
     Raises:
         InputError: there are no safetensors weights.
     """
-    import hashlib
-
     files = sorted(directory.glob("*.safetensors"))
     if not files:
         raise InputError(f"{directory} holds no safetensors weights", expected=f"{MODEL_WEIGHTS} and config.json")
-    whole = hashlib.sha256()
-    for file in [directory / "config.json", *files]:
-        if file.is_file():
-            whole.update(f"{file.name}\0{digest_file(file)}\n".encode())
-    return "sha256:" + whole.hexdigest()
+    return _digest_named([file for file in [directory / "config.json", *files] if file.is_file()])
+
+
+def digest_tokenizer(directory: Path) -> str:
+    """SHA-256 over a tokenizer's files, whatever else lies beside them."""
+    return _digest_named(tokenizer_files(directory))
+
+
+def _digest_named(files: Sequence[Path]) -> str:
+    """SHA-256 over the names and contents of files, in the order given."""
+    return text_digest("".join(f"{file.name}\0{digest_file(file)}\n" for file in files))

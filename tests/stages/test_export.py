@@ -147,6 +147,23 @@ def test_a_merged_model_with_its_own_tokenizer_is_a_base_to_train(moved: Path, d
     assert load_spec(tmp_path / "third").tokenizer == str(tmp_path)
 
 
+def test_a_base_whose_tokenizer_was_changed_is_refused(adapter: Path, base: Path, tmp_path: Path) -> None:
+    """The base's digest knows its weights alone, and a red block would become a blue one."""
+    swapped = shutil.copytree(base, tmp_path / "swapped")
+    words = read_json(swapped / "tokenizer.json")
+    ids = words["model"]["vocab"]
+    ids["red"], ids["blue"] = ids["blue"], ids["red"]
+    (swapped / "tokenizer.json").write_text(json.dumps(words))
+    config = ExportConfig(adapter=adapter, base=str(swapped), out=tmp_path / "bundle")
+    assert_refused(InputError, config.out, lambda: export.run(config), "not the one that the policy was trained with")
+    # adapters of earlier versions name no tokenizer, and are loaded as they were
+    older = shutil.copytree(adapter, tmp_path / "older")
+    document = read_json(older / "policy.json")
+    assert document.pop("tokenizer_digest").startswith("sha256:")
+    (older / "policy.json").write_text(json.dumps(document))
+    assert load(str(swapped), older, device="cpu").spec.tokenizer_digest == ""
+
+
 def test_merged_holds_no_statistics_but_the_policys_own(dataset: Path, base: Path, tmp_path: Path) -> None:
     """A base with other units: the demonstrations' statistics are used, and no file beside them says otherwise."""
     from transformers import PI0Processor

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from vla_cli.adapter import Kind, PolicySpec, has_spec, load_spec, save_spec
+from vla_cli.adapter import Kind, PolicySpec, digest_tokenizer, has_spec, load_spec, save_spec
 from vla_cli.calibration import FILE_NAME as DOMAIN
 from vla_cli.calibration import Calibration, DomainFacts, calibrate, load_domain, measure_domain
 from vla_cli.configs import FinetuneConfig
@@ -21,7 +21,7 @@ from vla_cli.language.alternatives import FILE_NAME as ALTERNATIVES
 from vla_cli.language.alternatives import Alternative, document, load_alternatives
 from vla_cli.matching import Base, adapted_spec, plain_guidance
 from vla_cli.policies.adaptation import Layout, count_parameters, estimate, make_trainable, save_trained
-from vla_cli.policies.checkpoint import BaseFiles, load_base, load_config, locate_base
+from vla_cli.policies.checkpoint import BaseFiles, load_base, load_config, locate_base, locate_tokenizer
 from vla_cli.policies.competence import ENOUGH, measure_competence
 from vla_cli.policies.flow import FlowPolicy, pick_device, set_threads
 from vla_cli.policies.response import choose_guidance, measure_response
@@ -139,6 +139,7 @@ def _prepare(config: FinetuneConfig) -> Plan:
     warnings: list[str] = []
     base = _base(files)
     spec = adapted_spec(dataset, base, recipe, kind=_kind(recipe), tokenizer=config.tokenizer, warnings=warnings)
+    spec = replace(spec, tokenizer_digest=digest_tokenizer(locate_tokenizer(files, spec.tokenizer)))
     instructions = sorted({text for d in dataset.split("train") for text in d.instructions})
     if not instructions:
         warnings.append(

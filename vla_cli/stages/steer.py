@@ -244,7 +244,8 @@ def _load_base_policy(base: str, spec: PolicySpec, config: SteerConfig) -> Any:
         own = None
     if own is not None and spec.statistics_from == "base":
         # a base that carries no tokenizer reads with the one that its adapter was trained with
-        spec = replace(own, tokenizer=spec.tokenizer or own.tokenizer)
+        words = {"tokenizer": spec.tokenizer, "tokenizer_digest": spec.tokenizer_digest} if spec.tokenizer else {}
+        spec = replace(own, **words)
     return load(base, device=config.device, spec=spec)
 
 
