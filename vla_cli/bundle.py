@@ -182,7 +182,10 @@ def _calibration(spec: PolicySpec) -> Sequence[str]:
     lines = ["", "## Calibration", "", "Between this deployment and the base these transforms are applied:", ""]
     say = {"look": _look, "camera": _camera, "action": _action, "delay": _delay, "timing": _timing}
     for part in found["parts"]:
-        lines += [f"- **{part}**: {sentence}" for sentence in say[part](found)]
+        # what a person took out of policy.json by hand may still be named among its parts
+        sentences = say[part](found)
+        lines += [f"- **{part}**: {sentence}" for sentence in sentences]
+        lines += [] if sentences else [f"- left out: {part} ({FILE_NAME} holds none)"]
     lines += [f"- left out: {part} ({reason})" for part, reason in found["skipped"].items()]
     return [*lines, "", _when(found)]
 
@@ -231,6 +234,8 @@ def _camera(found: dict[str, Any]) -> list[str]:
 
 
 def _action(found: dict[str, Any]) -> list[str]:
+    if found["ratio"] is None:
+        return []
     rows = "; ".join(" ".join(f"{value + 0.0:.3f}" for value in row) for row in found["ratio"])
     commands = ", ".join(str(index) for index in found["actions"]["commands"])
     return [
@@ -240,6 +245,8 @@ def _action(found: dict[str, Any]) -> list[str]:
 
 
 def _delay(found: dict[str, Any]) -> list[str]:
+    if not found["delay"]:
+        return []
     return [f"the gripper acts {found['delay']} control steps later than the base's: the arm waits for it"]
 
 
@@ -247,6 +254,8 @@ def _timing(found: dict[str, Any]) -> list[str]:
     names = {"open": "with open fingers", "closed": "with closed fingers", "closing": "while closing the fingers"}
     names["opening"] = "while opening them"
     limits = [f"{names[key]} {value:.2f}" for key, value in found["timing"].items() if value is not None]
+    if not limits:
+        return []
     return [f"paths are followed at the demonstrated speeds, at most (share of a full command) {', '.join(limits)}"]
 
 

@@ -14,7 +14,7 @@ from builders import assert_refused, contents
 from safetensors.torch import load_file, save_file
 
 from vla_cli.adapter import ADAPTER_WEIGHTS, load_spec, save_spec
-from vla_cli.bundle import verify_digests
+from vla_cli.bundle import Outcome, verify_digests, write_card
 from vla_cli.configs import ExportConfig, FinetuneConfig, SteerConfig
 from vla_cli.dataset import load_dataset
 from vla_cli.errors import InputError
@@ -348,6 +348,18 @@ def test_the_card_of_a_guided_policy_can_be_followed(adapter: Path, base: Path, 
         exec(code, names)
         unguided = plain.act(known["images"], known["state"], [instruction], known["noise"])
         assert np.array_equal(names["actions"], unguided) is not is_guided
+
+
+@pytest.mark.parametrize(("part", "key"), [("action", "ratio"), ("camera", "warps"), ("delay", "delay")])
+def test_a_part_taken_out_by_hand_is_said_to_be_left_out(calibrated: Path, tmp_path: Path, part: str, key: str) -> None:
+    edited = shutil.copytree(calibrated, tmp_path / "edited")
+    spec = load_spec(edited)
+    spec.calibration["parts"] = ["look", "camera", "action", "delay", "timing"]
+    spec.calibration[key] = {"warps": [None], "delay": 0}.get(key)
+    write_card(tmp_path, spec, read_json(edited / "run.json"), None, Outcome())
+    card = (tmp_path / "README.md").read_text()
+    assert f"- left out: {part} (policy.json holds none)" in card and "- **look**" in card
+    assert "- left out: timing (policy.json holds none)" in card and "0 control steps" not in card
 
 
 def test_weights_trained_on_the_deployment_itself_leave_the_bases_domain_behind(adapter: Path, tmp_path: Path) -> None:
