@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vla_cli.errors import ConfigError
-from vla_cli.guidance import KINDS, PLAIN_WEIGHT, Guidance, choose, combine, negatives_of, read_default
+from vla_cli.guidance import KINDS, PLAIN_WEIGHT, Guidance, choose, combine, is_guided, negatives_of, read_default
 from vla_cli.policies.flow import FlowPolicy, load
 from vla_cli.policies.flow_matching import sample_chunk
 
@@ -179,3 +179,12 @@ def test_a_weight_without_a_kind_of_guidance_is_refused() -> None:
         choose({"weight": 1.0}, [PUT], kind="none", weight=2.0)
     with pytest.raises(ConfigError, match="no guidance 'cpg'"):
         choose({"weight": 1.0}, [PUT], kind="cpg")
+
+
+def test_a_contrast_guides_no_trained_wording_and_the_empty_prompt_every_other() -> None:
+    trained = [PUT, LONG]
+    asked = (PUT, f" {LONG} ", OTHER, "")
+    assert [is_guided(guidance("contrast", 1.5), text, trained) for text in asked] == [False, False, True, True]
+    assert [is_guided(guidance("null", 1.5), text, trained) for text in asked] == [True, True, True, False]
+    assert [is_guided(guidance("both", 1.5), text, trained) for text in asked] == [False, False, True, False]
+    assert not any(is_guided(None, text, trained) for text in asked)

@@ -7,20 +7,22 @@
     policy.json                                      base, cameras, action convention, statistics, instructions
     metrics.jsonl, run.json                          how it was trained
 
-A bundle for the robot is laid out alike, but a whole model lies in its `merged/`.
+A bundle for the robot is laid out alike, but a whole model lies in its `merged/`, and a tokenizer that does not come
+with the base in its `tokenizer/`.
 
 A base policy that vla-cli made carries a `policy.json` too (kind "base"); a base from elsewhere may lack one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from vla_cli.errors import InputError
 from vla_cli.field_types import ill_typed
-from vla_cli.files import digest_file, read_json, write_json
+from vla_cli.files import digest_file, read_json, text_digest, write_json
 from vla_cli.provenance import not_an_artefact
 from vla_cli.stats import Statistics
 
@@ -29,6 +31,18 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 MODEL_WEIGHTS = "model.safetensors"
 MERGED = "merged"
+TOKENIZER = "tokenizer"
+TOKENIZER_HERE = f"./{TOKENIZER}"
+"""What `policy.json` says of a tokenizer that lies beside it."""
+_TOKENIZER_FILES = (
+    "added_tokens.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+)
 SCHEMA_VERSION = 1
 
 Kind = Literal["base", "lora", "full", "frozen"]
@@ -67,7 +81,10 @@ class PolicySpec:
         instructions: instructions it was trained on; empty for a base.
         base: the base it was adapted from; None for a base.
         recipe: recipe name; empty for a base.
-        tokenizer: where the tokenizer is, when the base carries none; empty for the base's own.
+        tokenizer: where the tokenizer is, when the base carries none: a directory or hub id, or `./tokenizer` for the
+            folder beside `policy.json`, which `load_spec` puts in full; empty for the base's own.
+        tokenizer_digest: SHA-256 over the tokenizer's files: with other token ids the same words ask for something
+            else. Empty where older versions wrote none.
         world: robomimic `env_args` of the demonstrations, when they name a world.
         guidance: defaults for test-time guidance.
         calibration: explicit transforms between deployment and base (`calibration.Calibration.document`); empty
@@ -90,6 +107,7 @@ class PolicySpec:
     base: BaseReference | None = None
     recipe: str = ""
     tokenizer: str = ""
+    tokenizer_digest: str = ""
     world: dict[str, Any] | None = None
     guidance: dict[str, Any] = field(default_factory=lambda: {"weight": 1.0})
     calibration: dict[str, Any] = field(default_factory=dict)
@@ -102,8 +120,8 @@ class PolicySpec:
         return {"schema_version": SCHEMA_VERSION, **plain}
 
     def merged(self) -> PolicySpec:
-        """The same policy as a model of its own, that can serve as a base in turn."""
-        return replace(self, kind="base", base=None)
+        """The same policy as a model of its own, tokenizer included, that can serve as a base in turn."""
+        return replace(self, kind="base", base=None, tokenizer="")
 
 
 def save_spec(spec: PolicySpec, directory: Path) -> None:
@@ -134,6 +152,9 @@ def load_spec(directory: Path) -> PolicySpec:
         if wrong:
             raise TypeError("; ".join(f"{key} is not {expected}" for key, expected in wrong.items()))
         base = BaseReference(**base) if base else None
+        # a folder of that name in the user's own place is meant where there is none beside the file
+        if document.get("tokenizer") == TOKENIZER_HERE and (directory / TOKENIZER).is_dir():
+            document["tokenizer"] = str(directory / TOKENIZER)
         return PolicySpec(**document, state=state, actions=actions, base=base)
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is malformed ({error})", hint="vla finetune again") from None
@@ -166,6 +187,15 @@ def has_spec(directory: Path) -> bool:
     return (directory / FILE_NAME).is_file()
 
 
+def tokenizer_files(directory: Path) -> list[Path]:
+    """The files of a tokenizer in a directory, whatever else lies beside them; none where there is no tokenizer."""
+    return sorted(
+        file
+        for file in directory.iterdir()
+        if file.is_file() and (file.name in _TOKENIZER_FILES or file.suffix == ".model")
+    )
+
+
 def check_base(spec: PolicySpec, digest: str, base: str) -> None:
     """Refuse to put an adapter on another base than the one it was trained on.
 
@@ -181,19 +211,41 @@ def check_base(spec: PolicySpec, digest: str, base: str) -> None:
         )
 
 
+def check_tokenizer(spec: PolicySpec, directory: Path) -> None:
+    """Refuse to read a policy's instructions with another tokenizer than the one it was trained with.
+
+    Raises:
+        InputError: the digests differ.
+    """
+    if not spec.tokenizer_digest:
+        return
+    found = digest_tokenizer(directory)
+    if found != spec.tokenizer_digest:
+        raise InputError(
+            f"The tokenizer in {directory} ({found[:19]}...) is not the one that the policy was trained with "
+            f"({spec.tokenizer_digest[:19]}...)",
+            expected="the same tokenizer files: with other token ids the same words ask for something else",
+            hint="the base with the tokenizer that it was fine-tuned with, or vla finetune again with this one",
+        )
+
+
 def digest_weights(directory: Path) -> str:
     """SHA-256 over a model directory's configuration and safetensors files, whatever else lies beside them.
 
     Raises:
         InputError: there are no safetensors weights.
     """
-    import hashlib
-
     files = sorted(directory.glob("*.safetensors"))
     if not files:
         raise InputError(f"{directory} holds no safetensors weights", expected=f"{MODEL_WEIGHTS} and config.json")
-    whole = hashlib.sha256()
-    for file in [directory / "config.json", *files]:
-        if file.is_file():
-            whole.update(f"{file.name}\0{digest_file(file)}\n".encode())
-    return "sha256:" + whole.hexdigest()
+    return _digest_named([file for file in [directory / "config.json", *files] if file.is_file()])
+
+
+def digest_tokenizer(directory: Path) -> str:
+    """SHA-256 over a tokenizer's files, whatever else lies beside them."""
+    return _digest_named(tokenizer_files(directory))
+
+
+def _digest_named(files: Sequence[Path]) -> str:
+    """SHA-256 over the names and contents of files, in the order given."""
+    return text_digest("".join(f"{file.name}\0{digest_file(file)}\n" for file in files))

@@ -2,6 +2,7 @@
 
 adapter_config.json, adapter_model.safetensors   what `PeftModel.from_pretrained` reads   (where LoRA was trained)
 policy.json       how to feed the policy and read its actions; its calibration
+tokenizer/        the tokenizer, when the base carries none
 calibration/      pictures that belong to the calibration, when there is one
 merged/           the merged model in the base's own layout, with tokenizer and policy.json   (on request)
 report/           the steerability report, when given
@@ -13,13 +14,14 @@ run.json
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vla_cli import __version__
-from vla_cli.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, FILE_NAME, PolicySpec
+from vla_cli.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, FILE_NAME, TOKENIZER, PolicySpec
 from vla_cli.calibration import FOLDER as CALIBRATION
 from vla_cli.calibration.camera import CameraMap, between
 from vla_cli.errors import InputError
@@ -30,6 +32,24 @@ from vla_cli.report.verdict import OPEN_LOOP, open_loop_comparisons, verdicts
 
 CARD, DIGESTS, REPORT = "README.md", "digests.json", "report"
 PEFT_FILES = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
+
+
+@dataclass
+class Outcome:
+    """What an export found out, for the card.
+
+    Attributes:
+        differences: artefact to maximum absolute action difference from the adapter's own actions, in standard
+            deviations.
+        in_deployment: those of which that was measured on pictures of the deployment alone.
+        left_out: file of the base to the reason why `merged/` is without it.
+        warnings: sentences a person should read.
+    """
+
+    differences: dict[str, float] = field(default_factory=dict)
+    in_deployment: list[str] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
 
 def write_digests(bundle: Path) -> dict[str, str]:
@@ -57,9 +77,7 @@ def verify_digests(bundle: Path) -> int:
     return len(digests)
 
 
-def write_card(
-    bundle: Path, spec: PolicySpec, run: dict[str, Any], report: Report | None, differences: dict[str, float]
-) -> None:
+def write_card(bundle: Path, spec: PolicySpec, run: dict[str, Any], report: Report | None, outcome: Outcome) -> None:
     """Write the model card from what is known: nothing in it is a blank to fill in.
 
     Args:
@@ -67,12 +85,12 @@ def write_card(
         spec: the policy's facts.
         run: the adapter's `run.json`.
         report: the steerability report, when there is one.
-        differences: artefact to maximum absolute action difference from the adapter's own actions.
+        outcome: what the export found out.
     """
-    write_text(bundle / CARD, "\n".join(_card(spec, run, report, differences)) + "\n")
+    write_text(bundle / CARD, "\n".join(_card(spec, run, report, outcome)) + "\n")
 
 
-def _card(spec: PolicySpec, run: dict[str, Any], report: Report | None, differences: dict[str, float]) -> list[str]:
+def _card(spec: PolicySpec, run: dict[str, Any], report: Report | None, outcome: Outcome) -> list[str]:
     base = spec.base.name if spec.base else "unknown"
     lines = [
         "---",
@@ -110,13 +128,23 @@ def _card(spec: PolicySpec, run: dict[str, Any], report: Report | None, differen
         + (f", revision {spec.base.revision}" if spec.base and spec.base.revision else ""),
         f"- dataset: {run['request']['dataset']['name']}, {run['request']['dataset']['digest']}",
         f"- recipe: {spec.recipe}, {run['counts']['steps']} steps, seed {run['request']['seed']}",
-        *[f"- {name}: actions differ from the adapter's own by at most {d:.3g}" for name, d in differences.items()],
+        *_differences(outcome),
+        *[f"- `merged/` is without the base's `{name}`: {why}" for name, why in outcome.left_out.items()],
         "- every file's SHA-256: `digests.json`",
     ]
-    warnings = run.get("warnings", [])
-    if warnings:
-        lines += ["", "## Warnings of the training run", "", *[f"- {text}" for text in warnings]]
+    for what, warnings in (("training run", run.get("warnings", [])), ("export", outcome.warnings)):
+        if warnings:
+            lines += ["", f"## Warnings of the {what}", "", *[f"- {text}" for text in warnings]]
     return lines
+
+
+def _differences(outcome: Outcome) -> Sequence[str]:
+    where = dict.fromkeys(outcome.in_deployment, ", measured on this deployment's pictures alone")
+    return [
+        f"- {name}: actions differ from the adapter's own by at most {difference:.3g} standard deviations"
+        f"{where.get(name, '')}"
+        for name, difference in outcome.differences.items()
+    ]
 
 
 def _feeding(spec: PolicySpec) -> Sequence[str]:
@@ -126,9 +154,16 @@ def _feeding(spec: PolicySpec) -> Sequence[str]:
         f"- actions ({len(spec.action_names)}): {', '.join(spec.action_names)}; raw units as recorded",
         f"- control rate {spec.rate_hz:g} Hz; chunks of {spec.chunk_size} steps, execute {spec.execute_steps}, "
         "then ask again",
+        f"- words to tokens: {_tokenizer(spec)}",
         f"- normalisation statistics (from the {spec.statistics_from}) and all of the above, for machines: "
         f"`{FILE_NAME}`",
     ]
+
+
+def _tokenizer(spec: PolicySpec) -> str:
+    if not spec.tokenizer:
+        return "the tokenizer beside the base's weights"
+    return f"the tokenizer in `{TOKENIZER}/` of this bundle, for it does not come with the base"
 
 
 def _weights(spec: PolicySpec) -> Sequence[str]:
@@ -148,7 +183,10 @@ def _calibration(spec: PolicySpec) -> Sequence[str]:
     lines = ["", "## Calibration", "", "Between this deployment and the base these transforms are applied:", ""]
     say = {"look": _look, "camera": _camera, "action": _action, "delay": _delay, "timing": _timing}
     for part in found["parts"]:
-        lines += [f"- **{part}**: {sentence}" for sentence in say[part](found)]
+        # what a person took out of policy.json by hand may still be named among its parts
+        sentences = say[part](found)
+        lines += [f"- **{part}**: {sentence}" for sentence in sentences]
+        lines += [] if sentences else [f"- left out: {part} ({FILE_NAME} holds none)"]
     lines += [f"- left out: {part} ({reason})" for part, reason in found["skipped"].items()]
     return [*lines, "", _when(found)]
 
@@ -197,6 +235,8 @@ def _camera(found: dict[str, Any]) -> list[str]:
 
 
 def _action(found: dict[str, Any]) -> list[str]:
+    if found["ratio"] is None:
+        return []
     rows = "; ".join(" ".join(f"{value + 0.0:.3f}" for value in row) for row in found["ratio"])
     commands = ", ".join(str(index) for index in found["actions"]["commands"])
     return [
@@ -206,6 +246,8 @@ def _action(found: dict[str, Any]) -> list[str]:
 
 
 def _delay(found: dict[str, Any]) -> list[str]:
+    if not found["delay"]:
+        return []
     return [f"the gripper acts {found['delay']} control steps later than the base's: the arm waits for it"]
 
 
@@ -213,6 +255,8 @@ def _timing(found: dict[str, Any]) -> list[str]:
     names = {"open": "with open fingers", "closed": "with closed fingers", "closing": "while closing the fingers"}
     names["opening"] = "while opening them"
     limits = [f"{names[key]} {value:.2f}" for key, value in found["timing"].items() if value is not None]
+    if not limits:
+        return []
     return [f"paths are followed at the demonstrated speeds, at most (share of a full command) {', '.join(limits)}"]
 
 
@@ -232,11 +276,10 @@ def _colour(values: Sequence[float]) -> str:
 
 
 def _loading(spec: PolicySpec, base: str) -> Sequence[str]:
-    with_calibration = bool(spec.calibration.get("parts"))
     if spec.kind == "full":
         lines = ["Full fine-tuning has no adapter: `merged/` is the whole model, in the base's own layout."]
-        return [*lines, "", *_vla_loading('"path/to/this/bundle/merged"')] if with_calibration else lines
-    own = _vla_loading(f'"{base}", Path("path/to/this/bundle")')
+        return [*lines, "", *_vla_loading('"path/to/this/bundle/merged"', spec)]
+    own = _vla_loading(f'"{base}", Path("path/to/this/bundle")', spec)
     if spec.kind == "frozen":
         return [
             *own,
@@ -252,21 +295,39 @@ def _loading(spec: PolicySpec, base: str) -> Sequence[str]:
         'policy = PeftModel.from_pretrained(base, "path/to/this/bundle")',
         "```",
     ]
-    if not with_calibration:
+    beyond = [
+        *(["the calibration"] if spec.calibration.get("parts") else []),
+        *(["the default guidance"] if _is_guided(spec) else []),
+    ]
+    if not beyond:
         return peft
-    return [*own, "", "The weights alone; **`PeftModel` does not apply the calibration**:", "", *peft]
+    return [*own, "", f"The weights alone; **`PeftModel` does not apply {' and '.join(beyond)}**:", "", *peft]
 
 
-def _vla_loading(arguments: str) -> list[str]:
-    return [
-        "```python",
+def _vla_loading(arguments: str, spec: PolicySpec) -> list[str]:
+    lines = [
         *(["from pathlib import Path", ""] if "Path(" in arguments else []),
+        *(["from vla_cli.guidance import choose, is_guided"] if _is_guided(spec) else []),
         "from vla_cli.policies.flow import load",
         "",
         f"policy = load({arguments})",
-        "actions = policy.act(images, state, instructions, noise)    # through the calibration",
-        "```",
     ]
+    if spec.calibration.get("parts"):
+        lines += ["# through the calibration"]
+    if _is_guided(spec):
+        lines += [
+            "trained = policy.spec.instructions",
+            "guidance = choose(policy.spec.guidance, trained)",
+            "guidance = guidance if is_guided(guidance, instruction, trained) else None",
+            "actions = policy.act(images, state, [instruction], noise, guidance=guidance)",
+        ]
+    else:
+        lines += ["actions = policy.act(images, state, [instruction], noise)"]
+    return ["```python", *lines, "```"]
+
+
+def _is_guided(spec: PolicySpec) -> bool:
+    return read_default(spec.guidance)[0] != PLAIN_KIND
 
 
 def _guidance(spec: PolicySpec) -> Sequence[str]:
@@ -277,8 +338,9 @@ def _guidance(spec: PolicySpec) -> Sequence[str]:
     return [
         "",
         f"Default guidance at test time: {kind}, weight {weight:g} ({spec.guidance.get('why', 'stated by hand')}). "
-        "`act` takes it as `guidance=vla_cli.guidance.choose(policy.spec.guidance, policy.spec.instructions)`, for "
-        "other instructions than the trained one.",
+        "It is no property of the weights: `act` is told, at every call, as above. `vla_cli.guidance.is_guided` is the "
+        "rule by which `vla eval-steer` guides too: a contrast covers no instruction that was trained, guidance away "
+        "from the empty prompt covers them all.",
     ]
 
 

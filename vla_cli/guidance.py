@@ -226,6 +226,24 @@ def choose(
     return None if found.plain else found
 
 
+def is_guided(guidance: Guidance | None, instruction: str, trained: Sequence[str]) -> bool:
+    """Whether an instruction is guided, or prompted plainly.
+
+    An instruction cannot be contrasted with itself, nor with another wording of itself that was trained too: those are
+    prompted plainly. Guidance away from the empty prompt only covers the trained instruction as well.
+
+    Args:
+        guidance: of the policy; None is plain prompting.
+        instruction: what is asked for.
+        trained: `PolicySpec.instructions`.
+    """
+    if guidance is None or not guidance.covers(instruction):
+        return False
+    known = {tuple(text.split()) for text in trained}
+    against_trained = any(tuple(negative.split()) in known for negative in guidance.negatives)
+    return not (against_trained and tuple(instruction.split()) in known)
+
+
 def describe(guidance: Guidance | None) -> dict[str, Any]:
     """Kind and weight as JSON values, plain prompting included."""
     return {"kind": PLAIN_KIND, "weight": 1.0} if guidance is None else guidance.document()

@@ -47,7 +47,7 @@ def adapted_spec(
         base: what is adapted.
         recipe: how.
         kind: of the adapter.
-        tokenizer: where the tokenizer is, when the base carries none.
+        tokenizer: where the tokenizer is, when the base carries none; empty for where the base says.
         warnings: what does not fit is added in words.
 
     Raises:
@@ -91,7 +91,7 @@ def adapted_spec(
         instructions=instructions,
         base=base.reference,
         recipe=recipe.name,
-        tokenizer=tokenizer,
+        tokenizer=tokenizer or (own.tokenizer if own else ""),
         world=dataset.world,
         guidance=_guidance(recipe, instructions, warnings),
     )

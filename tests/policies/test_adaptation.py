@@ -23,10 +23,11 @@ from vla_cli.policies.adaptation import (
     make_lora,
     make_trainable,
     save_merged,
+    trained_parameters,
 )
 from vla_cli.policies.checkpoint import load_base
 from vla_cli.policies.flow import FlowPolicy, load
-from vla_cli.policies.modalities import MODALITIES, modality_of
+from vla_cli.policies.modalities import HEADS, MODALITIES, modality_of
 
 EVEN = dict.fromkeys(MODALITIES, 4)
 PUT = "put the red block on the left plate"
@@ -172,6 +173,25 @@ def test_full_fine_tuning_freezes_only_what_no_action_depends_on(base: Path) -> 
     assert all(counts[m] > 0 for m in ("vision", "language", "action"))
 
 
+def test_the_projections_of_a_new_robot_train_without_lora_too(base: Path) -> None:
+    model, _, _ = load_base(str(base))
+    layout = Layout({}, full=("vision", "language"))
+    plain = set(trained_parameters(make_trainable(model, layout, train_heads=False, seed=0)))
+    assert not any(modality_of("." + name) == "action" for name in plain)
+    added = set(trained_parameters(make_trainable(model, layout, train_heads=True, seed=0))) - plain
+    assert added == {name for name, _ in model.named_parameters() if name.startswith(HEADS)}
+
+
+def test_an_adapter_is_loaded_where_the_model_is(base: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a word of ours peft takes the accelerator of the machine, even for a policy on the CPU."""
+
+    def chosen() -> str:
+        raise AssertionError("peft chose a device")
+
+    monkeypatch.setattr("peft.peft_model.infer_device", chosen)
+    load(str(base), adapter, device="cpu")
+
+
 def test_the_estimate_of_the_full_size_model_needs_no_weights_and_counts_right(base: Path) -> None:
     from transformers import PI0Config
 
@@ -181,6 +201,10 @@ def test_the_estimate_of_the_full_size_model_needs_no_weights_and_counts_right(b
     real = count_parameters(make_lora(model, ranks=EVEN, alpha=4, train_heads=True, seed=0))
     told = estimate(model.config, layout=Layout(EVEN), train_heads=True)
     assert told["parameters"] == real.pop("total") and told["trained_parameters"] == sum(real.values())
+    # a frozen base beside it has the bare model's weights
+    beside = estimate(model.config, layout=Layout(EVEN), train_heads=True, copies=2)
+    bare = sum(p.numel() for p in load_base(str(base))[0].parameters())
+    assert beside == {**told, "weight_bytes": told["weight_bytes"] + 4 * bare}
 
 
 def test_a_lora_of_the_lectures_size_counts_as_the_lecture_does() -> None:

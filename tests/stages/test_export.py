@@ -14,7 +14,7 @@ from builders import assert_refused, contents
 from safetensors.torch import load_file, save_file
 
 from vla_cli.adapter import ADAPTER_WEIGHTS, load_spec, save_spec
-from vla_cli.bundle import verify_digests
+from vla_cli.bundle import Outcome, verify_digests, write_card
 from vla_cli.configs import ExportConfig, FinetuneConfig, SteerConfig
 from vla_cli.dataset import load_dataset
 from vla_cli.errors import InputError
@@ -96,17 +96,109 @@ def test_another_base_is_refused(adapter: Path, base: Path, tmp_path: Path) -> N
     )
 
 
-def test_a_merged_model_reloads_with_a_tokenizer_from_elsewhere(dataset: Path, base: Path, tmp_path: Path) -> None:
-    bare = tmp_path / "bare"
+@pytest.fixture(scope="module")
+def moved(dataset: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Bundle and base of an adapter whose tokenizer came from elsewhere, on a machine where that place is not."""
+    here, there = tmp_path_factory.mktemp("trained"), tmp_path_factory.mktemp("robot")
+    bare = here / "bare"
     bare.mkdir()
     for name in ("config.json", "model.safetensors", "policy.json"):
         shutil.copyfile(base / name, bare / name)
-    train = FinetuneConfig(
-        dataset=dataset, base=str(bare), tokenizer=str(base), out=tmp_path / "a", recipe="lora", steps=2, batch_size=4
+    shutil.copytree(base, here / "words", ignore=shutil.ignore_patterns("*.safetensors", "policy.json"))
+    train = FinetuneConfig(dataset=dataset, base=str(bare), tokenizer=str(here / "words"), out=here / "adapter")
+    finetune.run(replace(train, recipe="lora", steps=2, batch_size=4))
+    config = ExportConfig(adapter=here / "adapter", out=here / "bundle", merge=True)
+    assert "tokenizer" in export.plan(config)["parts"]
+    assert export.run(config)["max_abs_action_difference"]["merged"] < 1e-3
+    shutil.move(here / "bundle", there / "bundle")
+    shutil.move(bare, there / "base")
+    shutil.rmtree(here)
+    return there
+
+
+def test_a_tokenizer_from_elsewhere_goes_with_the_bundle(moved: Path, base: Path) -> None:
+    bundle = moved / "bundle"
+    for policy in (load(str(moved / "base"), bundle, device="cpu"), load(str(bundle / "merged"), device="cpu")):
+        assert policy.prompts.words("put the red block") == load(str(base), device="cpu").prompts.words(
+            "put the red block"
+        )
+    assert {"tokenizer/tokenizer.json", "merged/tokenizer.json"} <= set(read_json(bundle / "digests.json"))
+    assert read_json(bundle / "policy.json")["tokenizer"] == "./tokenizer"
+    assert read_json(bundle / "merged" / "policy.json")["tokenizer"] == ""
+    assert "the tokenizer in `tokenizer/` of this bundle" in (bundle / "README.md").read_text()
+
+
+def test_a_bundle_with_its_own_tokenizer_is_measured_beside_its_base(moved: Path, tmp_path: Path) -> None:
+    ask = SteerConfig(adapters=(moved / "bundle",), base=str(moved / "base"), out=tmp_path / "report", episodes=1)
+    steer.run(replace(ask, conditions=("trained",)))
+    assert (tmp_path / "report" / "report.json").is_file()
+
+
+def test_a_merged_model_with_its_own_tokenizer_is_a_base_to_train(moved: Path, dataset: Path, tmp_path: Path) -> None:
+    train = FinetuneConfig(dataset=dataset, base=str(moved / "bundle" / "merged"), out=tmp_path / "again")
+    finetune.run(replace(train, recipe="lora", steps=1, batch_size=2))
+    assert load_spec(tmp_path / "again").tokenizer == ""
+    # an older merged model names the place that its tokenizer was taken from
+    older = shutil.copytree(moved / "bundle" / "merged", tmp_path / "older")
+    (older / "tokenizer.json").rename(tmp_path / "tokenizer.json")
+    shutil.copyfile(older / "tokenizer_config.json", tmp_path / "tokenizer_config.json")
+    save_spec(replace(load_spec(older), tokenizer=str(tmp_path)), older)
+    finetune.run(replace(train, base=str(older), out=tmp_path / "third", recipe="lora", steps=1, batch_size=2))
+    assert load_spec(tmp_path / "third").tokenizer == str(tmp_path)
+
+
+def test_a_base_whose_tokenizer_was_changed_is_refused(adapter: Path, base: Path, tmp_path: Path) -> None:
+    """The base's digest knows its weights alone, and a red block would become a blue one."""
+    swapped = shutil.copytree(base, tmp_path / "swapped")
+    words = read_json(swapped / "tokenizer.json")
+    ids = words["model"]["vocab"]
+    ids["red"], ids["blue"] = ids["blue"], ids["red"]
+    (swapped / "tokenizer.json").write_text(json.dumps(words))
+    config = ExportConfig(adapter=adapter, base=str(swapped), out=tmp_path / "bundle")
+    assert_refused(InputError, config.out, lambda: export.run(config), "not the one that the policy was trained with")
+    # adapters of earlier versions name no tokenizer, and are loaded as they were
+    older = shutil.copytree(adapter, tmp_path / "older")
+    document = read_json(older / "policy.json")
+    assert document.pop("tokenizer_digest").startswith("sha256:")
+    (older / "policy.json").write_text(json.dumps(document))
+    assert load(str(swapped), older, device="cpu").spec.tokenizer_digest == ""
+
+
+def test_merged_holds_no_statistics_but_the_policys_own(dataset: Path, base: Path, tmp_path: Path) -> None:
+    """A base with other units: the demonstrations' statistics are used, and no file beside them says otherwise."""
+    from transformers import PI0Processor
+
+    other = shutil.copytree(base, tmp_path / "base")
+    lerobot = ["policy_postprocessor.json", "policy_preprocessor.json", "policy_preprocessor_step_5.safetensors"]
+    for name in lerobot:
+        (other / name).write_text("{}")
+    own = load_spec(other)
+    save_spec(replace(own, actions=replace(own.actions, std=own.actions.std / 100)), other)
+    train = FinetuneConfig(dataset=dataset, base=str(other), out=tmp_path / "adapter")
+    finetune.run(replace(train, recipe="lora", steps=1, batch_size=2))
+    assert load_spec(tmp_path / "adapter").statistics_from == "dataset"
+    export.run(ExportConfig(adapter=tmp_path / "adapter", out=tmp_path / "bundle", merge=True))
+    merged = tmp_path / "bundle" / "merged"
+    spec, processor = load_spec(merged), PI0Processor.from_pretrained(merged)
+    raw = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
+    theirs = processor.normalize(torch.from_numpy(raw), "state").numpy()
+    np.testing.assert_allclose(theirs, spec.state.normalise(raw), rtol=1e-3, atol=1e-4)
+    assert not [name for name in [*lerobot, "evaluation.json"] if (merged / name).exists()]
+    card, record = (tmp_path / "bundle" / "README.md").read_text(), read_json(tmp_path / "bundle" / "run.json")
+    assert "LeRobot cannot feed merged/" in card and any("LeRobot" in text for text in record["warnings"])
+    for name in [*lerobot, "evaluation.json"]:
+        assert f"`merged/` is without the base's `{name}`" in card
+        assert f"merged/{name}" in [entry["name"] for entry in record["skipped"]]
+
+
+def test_merged_keeps_the_bases_statistics_where_they_are_used(adapter: Path, base: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(base, tmp_path / "base")
+    (other / "policy_preprocessor.json").write_text("{}")
+    export.run(ExportConfig(adapter=adapter, base=str(other), out=tmp_path / "bundle", merge=True))
+    assert (tmp_path / "bundle" / "merged" / "policy_preprocessor.json").is_file()
+    assert read_json(tmp_path / "bundle" / "merged" / "processor_config.json") == read_json(
+        base / "processor_config.json"
     )
-    finetune.run(train)
-    summary = export.run(ExportConfig(adapter=tmp_path / "a", out=tmp_path / "bundle", merge=True))
-    assert summary["max_abs_action_difference"]["merged"] < 1e-3
 
 
 PICTURE = "calibration/table_agentview_image.png"
@@ -212,13 +304,62 @@ def test_weights_trained_behind_a_calibration_are_exported_with_it(dataset: Path
     assert (tmp_path / "bundle" / "merged" / "domain.json").is_file()
     card = (tmp_path / "bundle" / "README.md").read_text()
     for fact in (
-        "`PeftModel` does not apply the calibration",
+        "`PeftModel` does not apply the calibration and the default guidance",
+        "## Warnings of the export",
+        "merged/ acts with the trained weights in the base's own domain too",
+        "measured on this deployment's pictures alone",
         "import PeftModel",
         "2 control steps later",
         "with closed fingers 0.40",
         "Default guidance at test time: null, weight 1.4 (a test)",
     ):
         assert fact in card, fact
+
+
+def test_weights_trained_in_full_behind_a_calibration_act_everywhere(dataset: Path, base: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "both.yaml"
+    recipe.write_text("method: full\ncalibrate: true\nsteps: 1\nbatch_size: 2\n")
+    train = FinetuneConfig(dataset=dataset, base=str(base), out=tmp_path / "adapter", recipe=str(recipe))
+    finetune.run(train)
+    export.run(ExportConfig(adapter=train.out, out=tmp_path / "bundle"))
+    warned = "acts with the trained weights in the base's own domain too"
+    assert any(warned in text for text in read_json(tmp_path / "bundle" / "run.json")["warnings"])
+    card = (tmp_path / "bundle" / "README.md").read_text()
+    assert warned in card and "measured on this deployment's pictures alone" not in card
+    assert 'policy = load("path/to/this/bundle/merged")' in card
+
+
+def test_the_card_of_a_guided_policy_can_be_followed(adapter: Path, base: Path, tmp_path: Path) -> None:
+    """Its code runs as it stands, and guides what `vla eval-steer` guides."""
+    guided = shutil.copytree(adapter, tmp_path / "guided")
+    save_spec(replace(load_spec(guided), guidance={"kind": "contrast", "weight": 1.5, "why": "a test"}), guided)
+    export.run(ExportConfig(adapter=guided, out=tmp_path / "bundle"))
+    card = (tmp_path / "bundle" / "README.md").read_text()
+    assert "`PeftModel` does not apply the default guidance" in card
+    code = card.split("```python\n")[1].split("```")[0].replace("path/to/this/bundle", str(tmp_path / "bundle"))
+    plain = load(str(base), adapter, device="cpu")
+    known = {
+        "images": np.zeros((1, 1, 60, 60, 3), np.uint8),
+        "state": np.zeros((1, 4), np.float32),
+        "noise": np.zeros(plain.noise_shape(1), np.float32),
+    }
+    for instruction, is_guided in ((plain.spec.instructions[0], False), ("put the blue ball on the left plate", True)):
+        names = {**known, "instruction": instruction}
+        exec(code, names)
+        unguided = plain.act(known["images"], known["state"], [instruction], known["noise"])
+        assert np.array_equal(names["actions"], unguided) is not is_guided
+
+
+@pytest.mark.parametrize(("part", "key"), [("action", "ratio"), ("camera", "warps"), ("delay", "delay")])
+def test_a_part_taken_out_by_hand_is_said_to_be_left_out(calibrated: Path, tmp_path: Path, part: str, key: str) -> None:
+    edited = shutil.copytree(calibrated, tmp_path / "edited")
+    spec = load_spec(edited)
+    spec.calibration["parts"] = ["look", "camera", "action", "delay", "timing"]
+    spec.calibration[key] = {"warps": [None], "delay": 0}.get(key)
+    write_card(tmp_path, spec, read_json(edited / "run.json"), None, Outcome())
+    card = (tmp_path / "README.md").read_text()
+    assert f"- left out: {part} (policy.json holds none)" in card and "- **look**" in card
+    assert "- left out: timing (policy.json holds none)" in card and "0 control steps" not in card
 
 
 def test_weights_trained_on_the_deployment_itself_leave_the_bases_domain_behind(adapter: Path, tmp_path: Path) -> None:

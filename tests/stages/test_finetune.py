@@ -80,6 +80,27 @@ def test_a_dry_run_writes_nothing(dataset: Path, base: Path, tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("recipe", "models"),
+    [
+        ("", 1),
+        ("retention: {rehearsal: {}}", 1),
+        ("retention: {distillation: {}}", 2),
+        ("retention: {anchor: {}}", 2),
+        ("retention: {ewc: {}}", 2),
+        ("guidance: {kind: contrast, weight: auto}", 2),
+    ],
+)
+def test_the_estimate_counts_the_base_that_is_kept(
+    dataset: Path, base: Path, replay: Path, tmp_path: Path, recipe: str, models: int
+) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text(f"method: full\n{recipe}\n")
+    given = {"replay": replay, "alternatives": SAMPLES / "alternatives.yaml"}
+    told = finetune.plan(config(dataset, base, tmp_path / "out", recipe=str(file), **given))["estimate"]
+    assert told["weight_bytes"] == models * 4 * told["parameters"]
+
+
 def robot_log(tmp_path: Path, **options: object) -> Path:
     """A dataset of another robot, with its own number of dimensions."""
     source = robomimic_log(tmp_path / "log.hdf5", **options)  # type: ignore[arg-type]

@@ -51,20 +51,27 @@ def make_trainable(model: nn.Module, layout: Layout, *, train_heads: bool, seed:
     Args:
         model: the bare base model.
         layout: which modalities train, and how.
-        train_heads: with LoRA, train the state and action projections outright (a robot that is new to the base).
+        train_heads: train the state and action projections outright (a robot that is new to the base).
         seed: of LoRA's initial values.
     """
     if not layout.is_peft:
-        return make_full(model, layout.full)
+        return make_full(model, layout.full, train_heads=train_heads)
     return make_lora(
         model, ranks=layout.ranks, alpha=layout.alpha, train_heads=train_heads, seed=seed, full=layout.full
     )
 
 
-def make_full(model: nn.Module, modalities: Sequence[str] = MODALITIES) -> nn.Module:
-    """Let every parameter of these modalities train that influences an action; freeze the rest."""
+def make_full(model: nn.Module, modalities: Sequence[str] = MODALITIES, *, train_heads: bool = False) -> nn.Module:
+    """Let every parameter of these modalities train that influences an action; freeze the rest.
+
+    Args:
+        model: the bare base model.
+        modalities: which.
+        train_heads: let the state and action projections train too, whatever their modality does.
+    """
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(modality_of("." + name) in modalities and not is_unused(name, model.config))
+        wanted = modality_of("." + name) in modalities or (train_heads and name.partition(".")[0] in HEADS)
+        parameter.requires_grad_(wanted and not is_unused(name, model.config))
     return model
 
 
@@ -195,29 +202,32 @@ def _excluding(model: nn.Module, pattern: str, targets: Sequence[str]) -> str | 
     return "|".join(re.escape(n) for n in extra) or None
 
 
-def estimate(config: Any, *, layout: Layout, train_heads: bool) -> dict[str, int]:
+def estimate(config: Any, *, layout: Layout, train_heads: bool, copies: int = 1) -> dict[str, int]:
     """What fine-tuning a model of this configuration takes, without its weights (everything on the meta device).
 
     Args:
         config: the base's configuration.
         layout: as for `make_trainable`.
         train_heads: as for `make_trainable`.
+        copies: 2 where the frozen base is kept beside the model that trains.
 
     Returns:
-        "parameters" and "trained_parameters", and "weight_bytes" and "optimiser_bytes" in float32: the optimiser holds
-        a gradient and AdamW's two moments of each trained parameter. Activations come on top.
+        "parameters" and "trained_parameters", and "weight_bytes" and "optimiser_bytes" in float32: the weights are
+        those of the model that trains and of the base kept beside it, the optimiser holds a gradient and AdamW's two
+        moments of each trained parameter. Activations come on top.
     """
     from transformers import PI0ForConditionalGeneration
 
     with torch.device("meta"):
         model: Any = PI0ForConditionalGeneration(config)
+        bare = sum(p.numel() for p in model.parameters())
         model = make_trainable(model, layout, train_heads=train_heads, seed=0)
     counts = count_parameters(model)
     trained = sum(counts[modality] for modality in MODALITIES)
     return {
         "parameters": counts["total"],
         "trained_parameters": trained,
-        "weight_bytes": 4 * counts["total"],
+        "weight_bytes": 4 * (counts["total"] + (copies - 1) * bare),
         "optimiser_bytes": 12 * trained,
     }
 

@@ -18,6 +18,7 @@ from vla_cli.adapter import (
     PolicySpec,
     digest_weights,
     full_model,
+    tokenizer_files,
 )
 from vla_cli.errors import InputError, words
 from vla_cli.policies.modalities import is_unused
@@ -25,6 +26,8 @@ from vla_cli.policies.prompts import Prompts
 from vla_cli.provenance import ARTEFACTS, written_by
 
 CONFIG = "config.json"
+_TEXTS = ("*.json", "*.model", "*.txt")
+"""What is fetched beside safetensors: configurations and tokenizers. No pickle ever is."""
 _EXPECTED = f"a directory with {CONFIG} and model.safetensors, or a hub id such as lerobot/pi0_base"
 _HINT = "--base with that directory (the embedded base is sample_data/base of the vla-cli repository)"
 
@@ -48,14 +51,9 @@ def locate_base(base: str) -> BaseFiles:
         if not (local / CONFIG).is_file():
             raise _no_base(local)
         return BaseFiles(local, BaseReference(base, digest_weights(local)))
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
-
     try:
-        # safetensors, JSON and tokenizer files only: no pickle is ever fetched
-        patterns = ["*.safetensors", "*.json", "*.model", "*.txt"]
-        snapshot = Path(snapshot_download(base, allow_patterns=patterns))
-    except (OSError, ValueError, HFValidationError) as error:
+        snapshot = _snapshot(base, "*.safetensors", *_TEXTS)
+    except (OSError, ValueError) as error:
         raise InputError(
             f"The base '{base}' is neither a directory nor a hub model that can be reached "
             f"({type(error).__name__}: {str(error).splitlines()[0]})",
@@ -63,6 +61,17 @@ def locate_base(base: str) -> BaseFiles:
             hint=_HINT,
         ) from None
     return BaseFiles(snapshot, BaseReference(base, digest_weights(snapshot), snapshot.name))
+
+
+def _snapshot(name: str, *patterns: str) -> Path:
+    """A hub model's files of these patterns in the local cache, fetched where they are not there yet.
+
+    Raises:
+        OSError, ValueError: it is not there and cannot be fetched, or the name cannot be one.
+    """
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(name, allow_patterns=list(patterns)))
 
 
 def _no_base(directory: Path) -> InputError:
@@ -103,6 +112,36 @@ def load_config(directory: Path) -> Any:
         ) from None
 
 
+def locate_tokenizer(files: BaseFiles, tokenizer: str = "") -> Path:
+    """The directory of a base's tokenizer: the one that is named, else the base's own.
+
+    Args:
+        files: of the base.
+        tokenizer: directory or hub id; empty for the base's own.
+
+    Raises:
+        InputError: there is none.
+    """
+    directory = Path(tokenizer) if tokenizer else files.directory
+    if not directory.is_dir():
+        try:
+            directory = _snapshot(tokenizer, *_TEXTS)
+        except (OSError, ValueError) as error:
+            raise _no_tokenizer(files, tokenizer, error) from None
+    if not tokenizer_files(directory):
+        raise _no_tokenizer(files, tokenizer, "no such file is there")
+    return directory
+
+
+def _no_tokenizer(files: BaseFiles, tokenizer: str, why: object) -> InputError:
+    return InputError(
+        f"No tokenizer for base '{files.reference.name}' at '{tokenizer or files.directory}' "
+        f"({str(why).splitlines()[0]})",
+        expected="tokenizer.json beside the weights",
+        hint="vla finetune with --tokenizer DIRECTORY_OR_HUB_ID (pi0's is that of google/paligemma-3b-pt-224)",
+    )
+
+
 def load_base(base: str, *, tokenizer: str = "") -> tuple[nn.Module, Prompts, BaseFiles]:
     """Load a base model in float32 on the CPU, with its prompts.
 
@@ -138,15 +177,10 @@ def load_base(base: str, *, tokenizer: str = "") -> tuple[nn.Module, Prompts, Ba
             f"{len(missing)} missing (first: {missing[:3]}), {len(report['mismatched_keys'])} of another shape",
             expected="every parameter that influences an action",
         )
-    source = tokenizer or str(files.directory)
     try:
-        words = AutoTokenizer.from_pretrained(source)
+        words = AutoTokenizer.from_pretrained(locate_tokenizer(files, tokenizer))
     except (OSError, ValueError) as error:
-        raise InputError(
-            f"No tokenizer for base '{base}' at '{source}' ({str(error).splitlines()[0]})",
-            expected="tokenizer.json beside the weights",
-            hint="vla finetune with --tokenizer DIRECTORY_OR_HUB_ID (pi0's is that of google/paligemma-3b-pt-224)",
-        ) from None
+        raise _no_tokenizer(files, tokenizer, error) from None
     vision = config.vlm_config.vision_config
     patches = (vision.image_size // vision.patch_size) ** 2
     return model, Prompts(words, config.vlm_config.image_token_id, patches), files
@@ -171,7 +205,8 @@ def attach(model: nn.Module, adapter: Path, spec: PolicySpec) -> nn.Module:
 
     try:
         saved = load_file(adapter / ADAPTER_WEIGHTS)
-        wrapped = PeftModel.from_pretrained(model, str(adapter), is_trainable=False)
+        # peft would choose the accelerator for the adapter's tensors, whatever the model is on
+        wrapped = PeftModel.from_pretrained(model, str(adapter), is_trainable=False, torch_device="cpu")
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise InputError(
             f"The adapter {adapter} cannot be loaded ({type(error).__name__}: {str(error).splitlines()[0]})",

@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vla_cli.adapter import PolicySpec, check_base, has_spec, load_spec
+from vla_cli.adapter import PolicySpec, check_base, check_tokenizer, has_spec, load_spec
 from vla_cli.calibration import Calibration
 from vla_cli.errors import ConfigError, words
 from vla_cli.guidance import Guidance
 from vla_cli.policies.adaptation import Deltas
-from vla_cli.policies.checkpoint import attach, load_base, locate_base
+from vla_cli.policies.checkpoint import attach, load_base, locate_base, locate_tokenizer
 from vla_cli.policies.flow_matching import Batch, FlowModel, flow_losses, prepare_images, sample_chunk, sample_time
 from vla_cli.policies.modalities import modality_of
 from vla_cli.policies.prompts import Prompts
@@ -310,14 +310,15 @@ def load(base: str, adapter: Path | None = None, *, device: str = "auto", spec: 
         spec: how to feed a base that carries no `policy.json`; with an adapter, the adapter's own is used.
 
     Raises:
-        InputError: see `load_base` and `attach`; or the adapter belongs to another base; or a base without
-            `policy.json` is loaded without a spec.
+        InputError: see `load_base` and `attach`; or the adapter belongs to another base, or another tokenizer; or a
+            base without `policy.json` is loaded without a spec.
     """
     if adapter is not None:
         spec = load_spec(adapter)
     elif spec is None:
         spec = load_spec(locate_base(base).directory)
     model, prompts, files = load_base(base, tokenizer=spec.tokenizer)
+    check_tokenizer(spec, locate_tokenizer(files, spec.tokenizer))
     if adapter is not None:
         check_base(spec, files.reference.digest, base)
         model = attach(model, adapter, spec)

@@ -208,7 +208,13 @@ class Penalty:
 
 
 class Method:
-    """A retention method that does nothing; see the module's docstring for the calls."""
+    """A retention method that does nothing; see the module's docstring for the calls.
+
+    Attributes:
+        keeps_base: whether it asks for `Context.frozen`, a second model in memory.
+    """
+
+    keeps_base = False
 
     def needs(self) -> tuple[str, ...]:
         """What it cannot work without: "replay", "alternatives"."""

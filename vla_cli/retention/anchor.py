@@ -41,6 +41,8 @@ class Anchor(Method):
         ConfigError: unknown or impossible options.
     """
 
+    keeps_base = True
+
     def __init__(self, **options: Any) -> None:
         self.options = read_options("anchor", AnchorOptions, options)
         self._trained: set[str] = set()

@@ -64,6 +64,8 @@ class Distillation(Method):
         ConfigError: unknown or impossible options.
     """
 
+    keeps_base = True
+
     def __init__(self, **options: Any) -> None:
         self.options = read_options("distillation", DistillationOptions, options)
         self._gap: float | None = None

@@ -68,6 +68,8 @@ class EWC(Method):
         ConfigError: unknown or impossible options.
     """
 
+    keeps_base = True
+
     def __init__(self, **options: Any) -> None:
         self.options = read_options("ewc", EWCOptions, options)
         self.weight = 0.0

@@ -10,15 +10,24 @@ from typing import Any
 import numpy as np
 
 from vla_cli.adapter import FILE_NAME as SPEC_FILE
-from vla_cli.adapter import MERGED, PolicySpec, check_base, load_adapter_spec, save_spec
-from vla_cli.bundle import PEFT_FILES, REPORT, write_card, write_digests
+from vla_cli.adapter import (
+    MERGED,
+    TOKENIZER,
+    TOKENIZER_HERE,
+    PolicySpec,
+    check_base,
+    load_adapter_spec,
+    save_spec,
+    tokenizer_files,
+)
+from vla_cli.bundle import PEFT_FILES, REPORT, Outcome, write_card, write_digests
 from vla_cli.calibration import FILE_NAME as DOMAIN_FILE
 from vla_cli.calibration import FOLDER as CALIBRATION
 from vla_cli.configs import ExportConfig
 from vla_cli.errors import InputError
-from vla_cli.files import building, check_output, digest, is_complete, read_json
+from vla_cli.files import building, check_output, digest, is_complete, read_json, write_json
 from vla_cli.policies.adaptation import save_merged
-from vla_cli.policies.checkpoint import BaseFiles, locate_base
+from vla_cli.policies.checkpoint import BaseFiles, locate_base, locate_tokenizer
 from vla_cli.policies.flow import FlowPolicy, load
 from vla_cli.progress import SILENT, Progress
 from vla_cli.provenance import FILE_NAME as RUN_FILE
@@ -27,6 +36,10 @@ from vla_cli.report import Report, load_report
 
 STAGE = "export-adapter"
 PROBES = 16
+PROCESSOR = "processor_config.json"
+EVALUATION = "evaluation.json"
+LEROBOT = ("policy_preprocessor", "policy_postprocessor")
+"""How the names of the files begin in which LeRobot keeps normalisation statistics."""
 LARGEST_DIFFERENCE = 1e-3
 """Of an action's standard deviation: float32 rounding of a merge stays far below, a lost key far above."""
 
@@ -36,7 +49,8 @@ def plan(config: ExportConfig) -> dict[str, Any]:
     spec = _prepare(config).spec
     merged = config.merge or spec.kind == "full"
     pictures = [CALIBRATION] if (config.adapter / CALIBRATION).is_dir() else []
-    parts = [*(PEFT_FILES if spec.kind == "lora" else ()), SPEC_FILE, *pictures, *([MERGED] if merged else [])]
+    words = [TOKENIZER] if spec.tokenizer else []
+    parts = [*(PEFT_FILES if spec.kind == "lora" else ()), SPEC_FILE, *words, *pictures, *([MERGED] if merged else [])]
     return {
         "stage": STAGE,
         "dry_run": True,
@@ -142,34 +156,33 @@ def _write(
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     policy = load(base, config.adapter, device="cpu")
     expected = _probe(policy, spec)
-    differences = {}
+    outcome = Outcome()
     run_document = read_json(config.adapter / RUN_FILE)
-    warnings = list(run_document.get("warnings", []))
     progress.start("exporting", 2)
-    for name in (*(PEFT_FILES if spec.kind == "lora" else ()), SPEC_FILE):
+    for name in PEFT_FILES if spec.kind == "lora" else ():
         shutil.copyfile(config.adapter / name, partial / name)
+    save_spec(_with_tokenizer(spec, files, partial), partial)
     _copy_calibration(config.adapter, partial)
     if spec.kind != "full":
-        differences["adapter"] = _difference(load(base, partial, device="cpu"), spec, expected)
+        outcome.differences["adapter"] = _difference(load(base, partial, device="cpu"), spec, expected)
     progress.advance()
     if config.merge or spec.kind == "full":
-        _write_merged(policy, spec, files, partial / MERGED)
+        _write_merged(policy, spec, files, partial / MERGED, outcome)
         _copy_calibration(config.adapter, partial / MERGED)
-        # what is merged cannot be switched off in the base's own domain: there the two differ on purpose
-        switched = spec.kind == "lora" and bool(spec.calibration)
-        rows = slice(0, None, 2) if switched else slice(None)
-        differences[MERGED] = _difference(load(str(partial / MERGED), device="cpu"), spec, expected, rows)
-        if switched:
-            warnings.append(
-                "merged/ acts with the trained weights in the base's own domain too; the adapter is switched off there."
-            )
-            progress.note(warnings[-1])
+        _compare_merged(policy, expected, partial / MERGED, outcome)
     progress.advance()
+    for warning in outcome.warnings:
+        progress.note(warning)
     if config.report is not None:
         shutil.copytree(config.report, partial / REPORT)
-    write_card(partial, spec, run_document, report, differences)
-    record = RunRecord(STAGE, prepared.request, warnings=warnings)
-    record.facts = {"max_abs_action_difference": differences, "base_changed_by": _base_distance(base, spec, expected)}
+    write_card(partial, spec, run_document, report, outcome)
+    record = RunRecord(STAGE, prepared.request, warnings=[*run_document.get("warnings", []), *outcome.warnings])
+    for name, why in outcome.left_out.items():
+        record.skip(f"{MERGED}/{name}", why)
+    record.facts = {
+        "max_abs_action_difference": outcome.differences,
+        "base_changed_by": _base_distance(base, spec, expected),
+    }
     record.counts = {"files": sum(p.is_file() for p in partial.rglob("*")) + 1}
     record.save(partial)
     write_digests(partial)
@@ -181,22 +194,93 @@ def _copy_calibration(adapter: Path, out: Path) -> None:
         shutil.copytree(adapter / CALIBRATION, out / CALIBRATION)
 
 
-def _write_merged(policy: FlowPolicy, spec: PolicySpec, files: BaseFiles, out: Path) -> None:
-    """The merged model with everything the base carries beside its weights."""
+def _with_tokenizer(spec: PolicySpec, files: BaseFiles, bundle: Path) -> PolicySpec:
+    """Put a tokenizer that does not come with the base into the bundle; the spec that says where it is now."""
+    if not spec.tokenizer:
+        return spec
+    _copy_tokenizer(spec, files, bundle / TOKENIZER)
+    return replace(spec, tokenizer=TOKENIZER_HERE)
+
+
+def _copy_tokenizer(spec: PolicySpec, files: BaseFiles, out: Path) -> None:
+    out.mkdir(exist_ok=True)
+    for file in tokenizer_files(locate_tokenizer(files, spec.tokenizer)):
+        shutil.copyfile(file, out / file.name)
+
+
+def _write_merged(policy: FlowPolicy, spec: PolicySpec, files: BaseFiles, out: Path, outcome: Outcome) -> None:
+    """The merged model with what the base carries beside its weights, as far as that is true of it."""
     out.mkdir()
-    for file in sorted(files.directory.iterdir()):
-        if file.is_file() and file.suffix in (".json", ".model", ".txt") and not _is_rewritten(file.name, spec):
+    # a tokenizer from elsewhere takes the place of what the base has of one
+    replaced = tokenizer_files(files.directory) if spec.tokenizer else []
+    for file in sorted(set(files.directory.iterdir()).difference(replaced)):
+        beside = file.suffix in (".json", ".model", ".txt") or file.name.startswith(LEROBOT)
+        if not (file.is_file() and beside) or _is_rewritten(file.name):
+            continue
+        if why := _untrue(file.name, spec):
+            outcome.left_out[file.name] = why
+        else:
             shutil.copyfile(file, out / file.name)
+    if statistics := [name for name in outcome.left_out if name.startswith(LEROBOT)]:
+        outcome.warnings.append(
+            f"merged/ is without the base's {', '.join(statistics)}: their normalisation statistics are the base's, "
+            "and this policy's are the demonstrations'. LeRobot cannot feed merged/ without statistics of its own."
+        )
+    _rewrite_statistics(out / PROCESSOR, spec)
+    if spec.tokenizer:
+        _copy_tokenizer(spec, files, out)
     save_merged(policy.model, out)
     save_spec(spec.merged(), out)
 
 
-def _is_rewritten(name: str, spec: PolicySpec) -> bool:
-    """Whether a base's file belongs to its weights or its record, which the merged model has of its own."""
-    if name == DOMAIN_FILE:
-        # weights that were trained on the deployment as it is no longer live in the base's domain
-        return not spec.calibration
-    return name in (SPEC_FILE, RUN_FILE, "config.json") or name.endswith(".index.json")
+def _compare_merged(policy: FlowPolicy, expected: np.ndarray, merged: Path, outcome: Outcome) -> None:
+    """Compare the merged model with its adapter, and say where trained weights act in the base's own domain."""
+    spec = policy.spec
+    knows_both = policy.calibration is not None and policy.calibration.told_apart
+    # what is merged cannot be switched off in the base's own domain: there the two differ on purpose
+    switched = spec.kind == "lora" and knows_both
+    rows = slice(0, None, 2) if switched else slice(None)
+    outcome.differences[MERGED] = _difference(load(str(merged), device="cpu"), spec, expected, rows)
+    if switched:
+        outcome.in_deployment.append(MERGED)
+        outcome.warnings.append(
+            "merged/ acts with the trained weights in the base's own domain too; the adapter is switched off there."
+        )
+    if spec.kind == "full" and knows_both:
+        outcome.warnings.append(
+            "This policy acts with the trained weights in the base's own domain too: weights trained in full cannot be "
+            "switched off there. What the base could do there, the base itself still can."
+        )
+
+
+def _is_rewritten(name: str) -> bool:
+    """Whether a base's file describes its weights: the merged model has its own of that name."""
+    return name in (SPEC_FILE, "config.json") or name.endswith(".index.json")
+
+
+def _untrue(name: str, spec: PolicySpec) -> str:
+    """Why a base's file would be false beside other weights or statistics; empty where it still holds."""
+    if name == RUN_FILE:
+        return "it records how the base was made"
+    if name == EVALUATION:
+        return "it holds what was measured of the base"
+    if name == DOMAIN_FILE and not spec.calibration:
+        return "weights that were trained on the deployment as it is no longer live in the base's domain"
+    if name.startswith(LEROBOT) and spec.statistics_from == "dataset":
+        return "its normalisation statistics are the base's, this policy's are the demonstrations'"
+    return ""
+
+
+def _rewrite_statistics(path: Path, spec: PolicySpec) -> None:
+    """Put the policy's statistics where transformers' `PI0Processor` looks for them, when the base has such a file."""
+    document = read_json(path) if path.is_file() else None
+    if not isinstance(document, dict):
+        return
+    for key, statistics in (("state", spec.state), ("actions", spec.actions)):
+        # what is not normalised is divided by one
+        document[f"{key}_mean"] = np.where(statistics.mask, statistics.mean, 0.0).tolist()
+        document[f"{key}_std"] = np.where(statistics.mask, statistics.std, 1.0).tolist()
+    write_json(path, document)
 
 
 def _probe(policy: FlowPolicy, spec: PolicySpec) -> np.ndarray:

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from vla_cli.adapter import Kind, PolicySpec, has_spec, load_spec, save_spec
+from vla_cli.adapter import Kind, PolicySpec, digest_tokenizer, has_spec, load_spec, save_spec
 from vla_cli.calibration import FILE_NAME as DOMAIN
 from vla_cli.calibration import Calibration, DomainFacts, calibrate, load_domain, measure_domain
 from vla_cli.configs import FinetuneConfig
@@ -21,7 +21,7 @@ from vla_cli.language.alternatives import FILE_NAME as ALTERNATIVES
 from vla_cli.language.alternatives import Alternative, document, load_alternatives
 from vla_cli.matching import Base, adapted_spec, plain_guidance
 from vla_cli.policies.adaptation import Layout, count_parameters, estimate, make_trainable, save_trained
-from vla_cli.policies.checkpoint import BaseFiles, load_base, load_config, locate_base
+from vla_cli.policies.checkpoint import BaseFiles, load_base, load_config, locate_base, locate_tokenizer
 from vla_cli.policies.competence import ENOUGH, measure_competence
 from vla_cli.policies.flow import FlowPolicy, pick_device, set_threads
 from vla_cli.policies.response import choose_guidance, measure_response
@@ -88,7 +88,10 @@ def plan(config: FinetuneConfig) -> dict[str, Any]:
         "train_frames": frames,
         "epochs": round(recipe.steps * recipe.batch_size / max(1, frames), 2),
         "estimate": estimate(
-            load_config(prepared.files.directory), layout=_layout(recipe), train_heads=_train_heads(prepared)
+            load_config(prepared.files.directory),
+            layout=_layout(recipe),
+            train_heads=_train_heads(prepared),
+            copies=2 if _keeps_the_base(prepared) else 1,
         ),
         "warnings": prepared.warnings,
     }
@@ -136,6 +139,7 @@ def _prepare(config: FinetuneConfig) -> Plan:
     warnings: list[str] = []
     base = _base(files)
     spec = adapted_spec(dataset, base, recipe, kind=_kind(recipe), tokenizer=config.tokenizer, warnings=warnings)
+    spec = replace(spec, tokenizer_digest=digest_tokenizer(locate_tokenizer(files, spec.tokenizer)))
     instructions = sorted({text for d in dataset.split("train") for text in d.instructions})
     if not instructions:
         warnings.append(
@@ -264,7 +268,7 @@ def _train(prepared: Plan, partial: Path, progress: Progress) -> RunRecord:
 
 def _trainable_policy(prepared: Plan) -> FlowPolicy:
     recipe = prepared.recipe
-    model, prompts, _ = load_base(prepared.config.base, tokenizer=prepared.config.tokenizer)
+    model, prompts, _ = load_base(prepared.config.base, tokenizer=prepared.spec.tokenizer)
     set_threads(model, prepared.config.threads)
     model = make_trainable(model, _layout(recipe), train_heads=_train_heads(prepared), seed=prepared.config.seed)
     return FlowPolicy(model, prompts, prepared.spec, pick_device(prepared.config.device))
@@ -289,6 +293,12 @@ def _train_heads(prepared: Plan) -> bool:
     """Whether the state and action projections are trained outright: a robot that is new to the base needs it."""
     wish = prepared.recipe.heads
     return wish == "full" or (wish == "auto" and prepared.spec.statistics_from == "dataset")
+
+
+def _keeps_the_base(prepared: Plan) -> bool:
+    """Whether the frozen base stays in memory beside the policy that trains."""
+    measured = prepared.recipe.guidance.get("weight") == AUTO and bool(prepared.alternatives)
+    return prepared.recipe.trains and (measured or any(method.keeps_base for method in prepared.methods.values()))
 
 
 def _check_words(prepared: Plan, policy: FlowPolicy, hooks: Composition, record: RunRecord, progress: Progress) -> None:
@@ -465,7 +475,7 @@ def _proposed(dataset: Path, need: str) -> str:
 
 def _frozen_policy(prepared: Plan) -> FlowPolicy:
     """The untouched base, fed like the policy that is trained."""
-    model, prompts, _ = load_base(prepared.config.base, tokenizer=prepared.config.tokenizer)
+    model, prompts, _ = load_base(prepared.config.base, tokenizer=prepared.spec.tokenizer)
     model.requires_grad_(False).eval()
     return FlowPolicy(model, prompts, prepared.spec, pick_device(prepared.config.device))
 

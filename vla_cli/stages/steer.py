@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -290,8 +290,11 @@ def _load_base_policy(base: str, spec: PolicySpec, config: SteerConfig) -> Any:
         own = load_spec(locate_base(base).directory)
     except InputError:
         own = None
-    same_robot = own is not None and spec.statistics_from == "base"
-    return load(base, device=config.device, spec=None if same_robot else spec)
+    if own is not None and spec.statistics_from == "base":
+        # a base that carries no tokenizer reads with the one that its adapter was trained with
+        words = {"tokenizer": spec.tokenizer, "tokenizer_digest": spec.tokenizer_digest} if spec.tokenizer else {}
+        spec = replace(own, **words)
+    return load(base, device=config.device, spec=spec)
 
 
 def _guidance(config: SteerConfig, specs: dict[str, PolicySpec]) -> dict[str, Guidance | None]:

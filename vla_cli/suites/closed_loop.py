@@ -15,7 +15,7 @@ import numpy as np
 
 from vla_cli.adapter import PolicySpec
 from vla_cli.errors import ConfigError, InputError
-from vla_cli.guidance import Guidance
+from vla_cli.guidance import Guidance, is_guided
 from vla_cli.progress import SILENT, Progress
 from vla_cli.report import DO_NOTHING, Condition, Film, Rollout, Row, count_row
 from vla_cli.report.paired import compare_rollouts
@@ -145,19 +145,6 @@ def asked_conditions(world: World, conditions: Sequence[str]) -> dict[str, str |
     return {c: why_not for c, why_not in possible.items() if not conditions or c in conditions}
 
 
-def _guided(policy: Actor, guidance: Guidance | None, instruction: str) -> bool:
-    """Whether an instruction is guided.
-
-    An instruction cannot be contrasted with itself, nor with another wording of itself that was trained too: those are
-    prompted plainly. Guidance away from the empty prompt only covers the trained instruction as well.
-    """
-    if guidance is None or not guidance.covers(instruction):
-        return False
-    trained = {tuple(text.split()) for text in policy.spec.instructions}
-    against_trained = any(tuple(negative.split()) in trained for negative in guidance.negatives)
-    return not (against_trained and tuple(instruction.split()) in trained)
-
-
 def _run_condition(
     name: str,
     policy: Actor,
@@ -203,7 +190,7 @@ def _act(
     chunk = np.zeros((len(cases), noise.shape[1], len(policy.spec.action_names)), np.float32)
     if still:
         return chunk
-    guided = np.array([_guided(policy, guidance, case.instruction) for case in cases])
+    guided = np.array([is_guided(guidance, case.instruction, policy.spec.instructions) for case in cases])
     for which, how in ((running[~guided[running]], None), (running[guided[running]], guidance)):
         if len(which):
             words = [cases[i].instruction for i in which]
