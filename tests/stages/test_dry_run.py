@@ -112,6 +112,21 @@ def test_what_a_run_refuses_a_dry_run_refuses(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "ways",
+    [
+        {"recipe": "lora", "language": "full"},
+        {"recipe": "lora", "action": "full"},
+        {"recipe": "naive", "action": "lora:8"},
+        {"recipe": "naive", "language": "lora:8"},
+        {"recipe": "delock", "action": "full"},
+    ],
+)
+def test_full_beside_lora_has_a_plan(dataset: Path, base: Path, tmp_path: Path, ways: dict[str, str]) -> None:
+    plan = finetune.plan(FinetuneConfig(dataset=dataset, base=str(base), out=tmp_path / "out", **ways))
+    assert 0 < plan["estimate"]["trained_parameters"] < plan["estimate"]["parameters"]
+
+
 def test_a_plan_names_the_conditions_that_are_asked_for(adapter: Path, tmp_path: Path) -> None:
     config = SteerConfig(adapters=(adapter,), out=tmp_path / "out", conditions=("novel-both", "trained"))
     assert steer.plan(config)["conditions"] == ["trained", "novel-both"]
