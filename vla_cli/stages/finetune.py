@@ -278,10 +278,12 @@ def _kind(recipe: Recipe) -> Kind:
 
 def _layout(recipe: Recipe) -> Layout:
     ways = recipe.modalities()
+    ranks = {name: rank for name, (way, rank) in ways.items() if way == "lora"}
     return Layout(
-        ranks={name: rank for name, (way, rank) in ways.items() if way == "lora"},
+        ranks=ranks,
         full=tuple(name for name, (way, _) in ways.items() if way == "full"),
-        alpha=recipe.alpha if len({rank for way, rank in ways.values() if way == "lora"}) == 1 else 0,
+        # alpha belongs to the recipe's rank; a RANK of its own takes alpha = RANK (see recipe.py)
+        alpha=recipe.alpha if set(ranks.values()) == {recipe.rank} else 0,
     )
 
 
