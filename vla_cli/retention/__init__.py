@@ -4,6 +4,7 @@ A method is built from its options in the recipe. It derives from `Method` and o
 that it needs; every other call does nothing:
 
     needs()                       "replay" or "alternatives", where it cannot work without
+    asks_the_base()               whether what the base does, or its own domain, is what is held to
     share(batch_size)             how many windows of each batch it fills itself
     prepare(context)              once, before training; raises ConfigError when something it needs is missing
     draw(rng, count)              those windows
@@ -122,6 +123,12 @@ ALTERNATIVES_HINT = (
 )
 
 
+FED_OTHERWISE = (
+    "the demonstrations have other units or dimensions than the base was trained with, so that it is fed with their "
+    "statistics instead of its own"
+)
+
+
 @dataclass
 class Context:
     """What a retention method may look at.
@@ -176,6 +183,16 @@ def lacking(method: str, need: str) -> ConfigError:
     )
 
 
+def fed_otherwise(method: str) -> ConfigError:
+    """The error for a method that asks the base, where the base is fed in another way than it was trained with."""
+    return ConfigError(
+        f"The recipe's '{method}' holds the policy to what the base does, but {FED_OTHERWISE}: what it would teach "
+        "means nothing",
+        expected=f"demonstrations in the base's own units and dimensions, or a recipe without '{method}'",
+        hint="--recipe steerable, which leaves out by name what the base cannot teach here",
+    )
+
+
 @dataclass
 class Step:
     """One training step, as a method sees it.
@@ -213,6 +230,10 @@ class Method:
     def needs(self) -> tuple[str, ...]:
         """What it cannot work without: "replay", "alternatives"."""
         return ()
+
+    def asks_the_base(self) -> bool:
+        """Whether it holds to what the base does or to its own domain: only a base that is fed its own way tells."""
+        return False
 
     def share(self, batch_size: int) -> int:
         """How many windows of each batch this method fills."""

@@ -91,6 +91,10 @@ class Merge(Method):
         """Other instructions for the demonstrated scenes, to choose an alpha by."""
         return ("alternatives",) if AUTO in self._wished.values() else ()
 
+    def asks_the_base(self) -> bool:
+        """For `auto`: how far the policy is from its answers."""
+        return AUTO in self._wished.values()
+
     def prepare(self, context: Context) -> None:
         """Remember the base, and for `auto` what it does under other instructions.
 

@@ -55,6 +55,10 @@ class Projection(Method):
         """Base-domain data."""
         return ("replay",)
 
+    def asks_the_base(self) -> bool:
+        """Always: the veto is of its domain."""
+        return True
+
     def prepare(self, context: Context) -> None:
         """Take the base-domain windows.
 

@@ -76,6 +76,10 @@ class Rehearsal(Method):
         """Base-domain data."""
         return ("replay",)
 
+    def asks_the_base(self) -> bool:
+        """Always: what is rehearsed is of its domain."""
+        return True
+
     def share(self, batch_size: int) -> int:
         """At least one window, and at least one is left to the demonstrations."""
         return min(max(1, round(self.options.fraction * batch_size)), batch_size - 1)
