@@ -72,6 +72,7 @@ def test_a_plan_of_what_works_is_made(made: dict[str, Path], tmp_path: Path) -> 
         ),
         ("finetune", {"recipe": "calibrate", "calibrate": False}, "changes nothing"),
         ("finetune", {"replay_fraction": 2.0}, "rehearsal's fraction is 2.0"),
+        ("finetune", {"recipe": "rehearse", "replay": "dataset", "batch_size": 1}, "a batch of 1 has no window"),
         ("finetune", {"rank": 0}, "rank is 0"),
         ("finetune", {"rank": 10**21}, "not up to 9999"),
         ("finetune", {"learning_rate": math.nan}, "learning_rate is nan"),

@@ -5,6 +5,7 @@ that it needs; every other call does nothing:
 
     needs()                       "replay" or "alternatives", where it cannot work without
     asks_the_base()               whether what the base does, or its own domain, is what is held to
+    caveats(batch_size)           what differs from the recipe's wish, in words, before training
     share(batch_size)             how many windows of each batch it fills itself
     prepare(context)              once, before training; raises ConfigError when something it needs is missing
     draw(rng, count)              those windows
@@ -13,7 +14,7 @@ that it needs; every other call does nothing:
     penalty(step)                 a term added to the loss, raw and scaled
     wrap_gradient(step, closure)  change the gradient in place; `closure` computes it again
     watch(done)                   metrics and warnings at checkpoints and at the end
-    after_training()              change the weights one last time
+    after_training()              change the weights one last time, and say whether it did
     facts()                       what it did, for run.json
     pictures()                    and as SVG files beside the adapter
 
@@ -225,7 +226,14 @@ class Penalty:
 
 
 class Method:
-    """A retention method that does nothing; see the module's docstring for the calls."""
+    """A retention method that does nothing; see the module's docstring for the calls.
+
+    Attributes:
+        takes_gradient_anew: its `wrap_gradient` puts another gradient in the place of what it finds, so that it comes
+            before those of all other methods.
+    """
+
+    takes_gradient_anew = False
 
     def needs(self) -> tuple[str, ...]:
         """What it cannot work without: "replay", "alternatives"."""
@@ -238,6 +246,10 @@ class Method:
     def share(self, batch_size: int) -> int:
         """How many windows of each batch this method fills."""
         return 0
+
+    def caveats(self, batch_size: int) -> list[str]:
+        """Sentences about what differs from the recipe's wish, known before training."""
+        return []
 
     def prepare(self, context: Context) -> None:
         """Look at policy and data once, before training."""
@@ -265,8 +277,9 @@ class Method:
         """Metrics and warnings after `done` steps."""
         return {}, []
 
-    def after_training(self) -> None:
-        """Change the trained weights one last time."""
+    def after_training(self) -> bool:
+        """Change the trained weights one last time; whether they are others now."""
+        return False
 
     def facts(self) -> dict[str, Any]:
         """What was done, as JSON values."""

@@ -33,7 +33,7 @@ from vla_cli.recipe import AUTO, Recipe, recipe_for
 from vla_cli.replay import load_replay
 from vla_cli.retention import FED_OTHERWISE, RETENTION, Context, Method, lacking
 from vla_cli.retention import fed_otherwise as fed_otherwise_error
-from vla_cli.retention.composition import Composition
+from vla_cli.retention.composition import Composition, shares
 from vla_cli.windows import Windows
 
 STAGE = "finetune"
@@ -170,6 +170,8 @@ def _prepare(config: FinetuneConfig) -> Plan:
         for name, there in given.items()
         if there and name not in used
     ]
+    shares(methods, recipe.batch_size)  # refused before any weight is loaded
+    warnings += [text for method in methods.values() for text in method.caveats(recipe.batch_size)]
     return Plan(
         config, recipe, dataset, files, spec, request, warnings, alternatives, methods, left_out, fed_otherwise, used
     )
@@ -256,11 +258,14 @@ def _train(prepared: Plan, partial: Path, progress: Progress) -> RunRecord:
         seed=config.seed,
         checkpoint_every=config.checkpoint_every,
     )
-    last, warnings = Trainer(policy, settings, partial).run(hooks, progress, _held_out(prepared, dataset, policy))
+    held_out = _held_out(prepared, dataset, policy)
+    last, warnings = Trainer(policy, settings, partial).run(hooks, progress, held_out)
+    if hooks.after_training():  # what was measured at the end of training is not of the weights that are saved
+        watched, warnings = hooks.watch(steps)
+        last = {**last, **watched, **({"held_out_loss": held_out()} if held_out is not None else {})}
     for warning in warnings:
         record.warn(warning)
         progress.note(warning)
-    hooks.after_training()
     for file, svg in hooks.pictures().items():
         write_text(partial / file, svg)
     if recipe.guidance.get("weight") == AUTO:
