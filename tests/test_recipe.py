@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +12,13 @@ from vla_cli.adapter import load_spec
 from vla_cli.configs import FinetuneConfig
 from vla_cli.errors import ConfigError
 from vla_cli.files import read_json
+from vla_cli.policies.adaptation import make_trainable
+from vla_cli.policies.checkpoint import load_base
 from vla_cli.recipe import load_recipe, recipe_for, recipe_names
 from vla_cli.retention import RETENTION
 from vla_cli.stages import finetune
+
+BASE = Path(__file__).resolve().parents[1] / "sample_data" / "base"
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -128,3 +133,34 @@ def test_yaml_cannot_build_objects(tmp_path: Path) -> None:
     bad.write_text("method: !!python/object/apply:os.system ['true']\n")
     with pytest.raises(ConfigError, match="not valid YAML"):
         load_recipe(str(bad))
+
+
+@pytest.mark.parametrize(
+    ("text", "refused"),
+    [
+        ("language: lora:16\naction: lora:32\nalpha: 64", "language: lora:16, action: lora:32"),
+        ("vision: frozen\nlanguage: frozen\naction: lora:32\nalpha: 64", "action: lora:32"),
+        ("action: lora:32\nrank: 16", "alpha / rank = 8 / 16"),
+        ("action: lora:32", ""),
+        ("action: lora:32\nrank: 16\nalpha: 16", ""),
+        ("rank: 32\nalpha: 64", ""),
+        ("action: lora:32\nrank: 32\nalpha: 64", ""),
+    ],
+)
+def test_an_alpha_is_followed_by_every_modality_or_refused(tmp_path: Path, text: str, refused: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"method: lora\n{text}\n")
+    if refused:
+        with pytest.raises(ConfigError, match=re.escape(refused)):
+            load_recipe(str(path))
+        return
+    recipe = load_recipe(str(path))
+    model = make_trainable(load_base(str(BASE))[0], finetune._layout(recipe), train_heads=False, seed=0)
+    strengths = {module.scaling["default"] for module in model.modules() if hasattr(module, "lora_A")}
+    assert strengths == {recipe.alpha / recipe.rank}
+
+
+def test_one_modality_with_a_rank_of_its_own_is_as_strong_as_several(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("method: lora\nvision: frozen\nlanguage: frozen\naction: lora:32\n")
+    assert finetune._layout(load_recipe(str(path))).alpha in (0, 32), "0 is alpha = rank"

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from vla_cli.adapter import BaseReference, Kind, PolicySpec
-from vla_cli.dataset import Dataset
+from vla_cli.dataset import Dataset, Demonstration
 from vla_cli.errors import ConfigError, InputError
 from vla_cli.guidance import PLAIN_KIND, negatives_of
 from vla_cli.recipe import AUTO, Recipe
+from vla_cli.stats import Statistics, compute
 
 LARGEST_SCORE = 10.0
 """Above this normalised value the base's statistics do not describe the new robot's data any more."""
@@ -141,6 +142,38 @@ def _dataset_statistics(dataset: Dataset) -> tuple[Any, Any]:
     return dataset.statistics.state, dataset.statistics.actions
 
 
+def replay_differs(dataset: Dataset, replay: list[Demonstration]) -> str:
+    """What a person should know where replay looks like another robot's than the demonstrations; or nothing.
+
+    Both are normalised by the demonstrations' statistics where the base has none of its own. Other units then show as
+    values far outside, of the replay under the demonstrations' statistics or the other way round.
+
+    Args:
+        dataset: the demonstrations.
+        replay: of as many state and action dimensions.
+    """
+    found = [
+        (noun, max(_reach(mine, its), _reach(its, mine)))
+        for noun, mine, its in (
+            ("state", dataset.statistics.state, compute(np.concatenate([d.state for d in replay]))),
+            ("actions", dataset.statistics.actions, compute(np.concatenate([d.actions for d in replay]))),
+        )
+    ]
+    noun, largest = max(found, key=lambda pair: pair[1])
+    if largest <= LARGEST_SCORE:
+        return ""
+    return (
+        f"The {noun} of --replay and of the demonstrations lie up to {largest:.1f} of each other's standard deviations "
+        "apart: other units, or another robot? The base carries no statistics of its own, so that both are normalised "
+        "by the demonstrations', which is right for data of the same robot in the same units only."
+    )
+
+
+def _reach(statistics: Statistics, of: Statistics) -> float:
+    """The largest normalised value of the middle 98% of some data under other data's statistics."""
+    return max(float(np.abs(statistics.normalise(bound)).max()) for bound in (of.q01, of.q99))
+
+
 def _fits(dataset: Dataset, own: PolicySpec, warnings: list[str]) -> bool:
     """Whether the base's statistics describe this robot: equal widths, and no value far outside."""
     state, actions = dataset.statistics.state, dataset.statistics.actions
@@ -152,11 +185,7 @@ def _fits(dataset: Dataset, own: PolicySpec, warnings: list[str]) -> bool:
             "can be expected to carry over."
         )
         return False
-    largest = max(
-        float(np.abs(statistics.normalise(bound)).max())
-        for statistics, found in ((own.state, state), (own.actions, actions))
-        for bound in (found.q01, found.q99)
-    )
+    largest = max(_reach(own.state, state), _reach(own.actions, actions))
     if largest > LARGEST_SCORE:
         warnings.append(
             f"Under the base's statistics the demonstrations reach {largest:.1f} standard deviations: other units? "

@@ -4,7 +4,7 @@ summary: one line
 method: full | lora | none                      for all three modalities; none trains no weight at all
 vision, language, action: full | frozen | lora | lora:RANK        one modality otherwise than `method`
 steps, batch_size, learning_rate, noise_draws, warmup, weight_decay, clip
-rank, alpha, heads: full | lora | auto          for LoRA
+rank, alpha, heads: full | lora | auto          for LoRA; alpha is of `rank`, lora:RANK has alpha = RANK
 compensate: true | false                        N / (1 - lambda) steps where retention methods fill a share lambda
 calibrate: true | false                         transforms between deployment and base first; see vla_cli/calibration
 adapt: always | when-needed                     when-needed: no weights where the calibrated base can do the task
@@ -51,7 +51,8 @@ class Recipe:
         warmup: steps.
         weight_decay: AdamW's, on the trained weights.
         clip: largest gradient norm.
-        rank, alpha: LoRA's; the delta is alpha / rank * B A.
+        rank, alpha: LoRA's; the delta is alpha / rank * B A. A modality with a RANK of its own has alpha = RANK, so
+            that its delta is B A; an alpha that is not the recipe's rank is refused beside one.
         heads: how state and action projections are adapted with LoRA: "lora" (the output projection only), "full"
             (all of them trained outright), or "auto" (full when the robot is new to the base, else lora).
         compensate: more steps, N / (1 - lambda), where retention methods fill a share lambda of each batch.
@@ -137,7 +138,28 @@ def load_recipe(name: str, **overrides: Any) -> Recipe:
             expected="a modality that is trained, or calibrate: true",
             hint="--action lora, or --calibrate",
         )
+    _check_alpha(recipe)
     return recipe
+
+
+def _check_alpha(recipe: Recipe) -> None:
+    """Refuse an alpha that a modality with a LoRA rank of its own would not follow.
+
+    Raises:
+        ConfigError: there is such a modality, and alpha / rank is not 1.
+    """
+    own = [
+        f"{name}: lora:{rank}"
+        for name, (way, rank) in recipe.modalities().items()
+        if way == "lora" and rank != recipe.rank
+    ]
+    if own and recipe.alpha != recipe.rank:
+        raise ConfigError(
+            f"The recipe {recipe.name} scales LoRA by alpha / rank = {recipe.alpha:g} / {recipe.rank}, but has a rank "
+            f"of its own for {', '.join(own)}, where alpha is that rank",
+            expected="one rank for all that LoRA trains, or alpha equal to rank",
+            hint="`rank` with that number and `lora` in the place of lora:RANK, or the same `rank` and `alpha`",
+        )
 
 
 def recipe_for(config: FinetuneConfig) -> Recipe:

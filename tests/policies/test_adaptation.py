@@ -17,16 +17,19 @@ from vla_cli.errors import InputError
 from vla_cli.policies.adaptation import (
     Deltas,
     Layout,
+    base_name,
     count_parameters,
     estimate,
     make_full,
     make_lora,
     make_trainable,
     save_merged,
+    save_trained,
     trained_parameters,
 )
 from vla_cli.policies.checkpoint import load_base
 from vla_cli.policies.flow import FlowPolicy, load
+from vla_cli.policies.flow_matching import Batch
 from vla_cli.policies.modalities import HEADS, MODALITIES, modality_of
 
 EVEN = dict.fromkeys(MODALITIES, 4)
@@ -37,6 +40,11 @@ def actions(policy: FlowPolicy) -> np.ndarray:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (4, 1, 60, 60, 3), np.uint8)
     return policy.act(images, rng.uniform(0, 1, (4, 4)), [PUT] * 4, rng.standard_normal(policy.noise_shape(4)))
+
+
+def observations(policy: FlowPolicy, wanted: np.ndarray | None = None) -> Batch:
+    images = np.random.default_rng(1).integers(0, 256, (4, 1, 60, 60, 3), np.uint8)
+    return policy.collate(images, np.zeros((4, 4), np.float32), [PUT] * 4, wanted, np.ones((4, 8), bool))
 
 
 @pytest.mark.parametrize("train_heads", [False, True])
@@ -90,6 +98,48 @@ def test_uneven_layouts_come_back_bit_for_bit(base: Path, adapter: Path, tmp_pat
     wrapped.save_pretrained(tmp_path)
     save_spec(spec, tmp_path)
     np.testing.assert_array_equal(actions(load(str(base), tmp_path, device="cpu")), expected)
+
+
+@pytest.mark.parametrize(
+    ("layout", "train_heads"),
+    [
+        (Layout({"vision": 4, "action": 4}, full=("language",)), True),
+        (Layout({"vision": 4}, full=("language", "action")), False),
+        (Layout({"language": 4}, full=("action",)), True),
+    ],
+)
+def test_full_beside_lora_trains_what_full_trains_and_acts_alike_saved_reloaded_and_merged(
+    base: Path, adapter: Path, tmp_path: Path, layout: Layout, train_heads: bool
+) -> None:
+    spec = load_spec(adapter)
+    model, prompts, _ = load_base(str(base))
+    bare = FlowPolicy(model, prompts, spec, "cpu")
+    expected_base, expected_states = actions(bare), bare.hidden_states(observations(bare))[0]
+    outright = {name for name, p in make_full(model, layout.full).named_parameters() if p.requires_grad}
+    policy = FlowPolicy(make_trainable(model, layout, train_heads=train_heads, seed=0), prompts, spec, "cpu")
+    np.testing.assert_array_equal(actions(policy), expected_base)
+    states = policy.hidden_states(observations(policy))[0]
+    assert all(torch.equal(a, b) for a, b in zip(states, expected_states, strict=True))
+    trained = trained_parameters(policy.model)
+    full = {base_name(name) for name in trained if ".lora_" not in name}
+    assert {name for name in full if modality_of("." + name) in layout.full} == outright
+    batch = observations(policy, np.zeros((4, 8, 3), np.float32))
+    policy.losses(batch, draws=1, generator=torch.Generator().manual_seed(0)).sum().backward()
+    assert [name for name, p in trained.items() if p.grad is None] == []
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in trained.values():
+            parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+    expected = actions(policy)
+    assert not np.allclose(expected, expected_base)
+    with policy.model.disable_adapter():  # as a calibrated policy acts in the base's own domain
+        np.testing.assert_array_equal(actions(policy), expected_base)
+    save_trained(policy.model, tmp_path / "adapter", base_name=str(base))
+    save_spec(spec, tmp_path / "adapter")
+    np.testing.assert_array_equal(actions(load(str(base), tmp_path / "adapter", device="cpu")), expected)
+    save_merged(policy.model, tmp_path / "merged")
+    merged = PI0ForConditionalGeneration.from_pretrained(tmp_path / "merged")
+    np.testing.assert_allclose(actions(FlowPolicy(merged, prompts, spec, "cpu")), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("layout", [Layout({}, full=MODALITIES), Layout(EVEN), Layout({"action": 8}, full=("vision",))])

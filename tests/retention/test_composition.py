@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +11,17 @@ import pytest
 import torch
 import yaml
 from learners import windows
+from torch import nn
 
 from vla_cli.configs import FinetuneConfig
 from vla_cli.errors import ConfigError
 from vla_cli.files import read_json
-from vla_cli.retention import Method
+from vla_cli.retention import Method, Step
 from vla_cli.retention.composition import DEMONSTRATIONS, Composition
 from vla_cli.retention.consft import ConSFT
 from vla_cli.retention.paraphrase import Paraphrase
+from vla_cli.retention.projection import Projection
+from vla_cli.retention.sam import SAM
 from vla_cli.stages import finetune
 from vla_cli.windows import Samples
 
@@ -69,6 +73,28 @@ def test_weights_go_through_every_method() -> None:
     once, twice = composed(a=ConSFT()).weigh(losses), composed(a=ConSFT(), b=ConSFT()).weigh(losses)
     assert torch.all(twice[DEMONSTRATIONS] <= once[DEMONSTRATIONS])
     assert torch.equal(twice["fill"], losses["fill"])
+
+
+class Gradient(Method):
+    """Writes into the gradients: another one in the place of what is there, or twice what is there."""
+
+    def __init__(self, *, anew: bool) -> None:
+        self.takes_gradient_anew = anew
+
+    def wrap_gradient(self, step: Step, parameters: Mapping[str, nn.Parameter], closure: Callable[[], None]) -> None:
+        for parameter in parameters.values():
+            assert parameter.grad is not None
+            parameter.grad.copy_(torch.ones(1) if self.takes_gradient_anew else 2 * parameter.grad)
+
+
+@pytest.mark.parametrize("order", [("anew", "changed"), ("changed", "anew")])
+def test_what_takes_the_gradient_anew_undoes_nothing_whatever_the_recipes_order(order: tuple[str, str]) -> None:
+    hooks = composed(**{name: Gradient(anew=name == "anew") for name in order})
+    parameter = nn.Parameter(torch.zeros(1))
+    parameter.grad = torch.zeros(1)
+    hooks.wrap_gradient(0, windows(60, PUT).gather([0]), {"weight": parameter}, lambda: None)
+    assert parameter.grad.item() == 2
+    assert SAM.takes_gradient_anew and not Projection.takes_gradient_anew
 
 
 def test_compensation_shows_the_demonstrations_as_often_as_without_replay(

@@ -9,8 +9,11 @@ import torch
 from builders import InterruptAfter, contents
 from learners import DELOCK, FULL, LORA, NO_VISION, config, context, moved, recipe, step, trained
 
+from vla_cli.adapter import load_spec
 from vla_cli.errors import ConfigError
-from vla_cli.policies.adaptation import Layout
+from vla_cli.policies.adaptation import Layout, make_trainable
+from vla_cli.policies.checkpoint import load_base
+from vla_cli.policies.flow import FlowPolicy
 from vla_cli.retention.l2 import L2
 from vla_cli.stages import finetune
 
@@ -59,6 +62,23 @@ def test_a_penalty_that_cannot_act_is_refused(base: Path) -> None:
         L2().prepare(context(base, LORA))
     with pytest.raises(ConfigError, match="language"):
         L2(modalities=["vision", "language"]).prepare(context(base, DELOCK))
+
+
+def test_a_modality_that_is_held_in_part_only_is_refused(base: Path) -> None:
+    model, prompts, _ = load_base(str(base))
+    wrapped = make_trainable(model, Layout({"action": 4}), train_heads=True, seed=0)
+    given = context(base, LORA, policy=FlowPolicy(wrapped, prompts, load_spec(base), "cpu"))
+    with pytest.raises(ConfigError, match=r"only the state and action projections.*lora_product: true"):
+        L2(modalities=["action"]).prepare(given)
+    L2(modalities=["action"], lora_product=True).prepare(given)
+
+
+def test_the_automatic_lambda_is_summed_in_one_order_in_every_process() -> None:
+    method = L2(budget=1.0)
+    # summed in another order than that of the names, the small ones would be seen
+    method._norms = {"a": 1e8, **{f"w{i}": 1.0 for i in range(9)}}
+    method._names, method.base_loss = reversed(list(method._norms)), 1.0  # type: ignore[assignment]
+    assert method._weight() == 1e-16
 
 
 def test_loras_product_is_held_on_request(base: Path) -> None:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from learners import config, recipe
+from safetensors.torch import load_file
 
+from vla_cli.adapter import ADAPTER_WEIGHTS
 from vla_cli.configs import FinetuneConfig
 from vla_cli.dataset import load_dataset
 from vla_cli.errors import ConfigError
 from vla_cli.language.alternatives import Alternative, load_alternatives
 from vla_cli.policies.adaptation import Layout, make_trainable
 from vla_cli.policies.flow import FlowPolicy, load
+from vla_cli.policies.trainer import METRICS, held_out_loss
 from vla_cli.retention import Context
 from vla_cli.retention.merge import SWEEP, Merge, choose
 from vla_cli.stages import finetune
@@ -152,3 +157,26 @@ def test_a_fine_tuning_merges_at_the_end_and_keeps_the_sweep(dataset: Path, base
     facts = done["facts"]["retention"]["merge"]
     assert len(facts["sweep"]) == len(SWEEP) and facts["alpha"]["action"] >= 0.125
     load(str(base), out, device="cpu")
+
+
+def test_what_is_reported_at_the_end_is_of_the_weights_that_are_saved(
+    base: Path, dataset: Path, replay: Path, tmp_path: Path
+) -> None:
+    def run(name: str, **merge: dict[str, float]) -> tuple[dict[str, Any], Path]:
+        chosen = recipe(tmp_path, {"rehearsal": {"fraction": 0.25}, **merge}, method="lora", rank=2, alpha=2, steps=3)
+        options = {"replay": replay, "learning_rate": 0.01}
+        return finetune.run(config(dataset, base, tmp_path / name, chosen, **options))["facts"], tmp_path / name
+
+    (unmerged, before), (merged, after) = run("before"), run("after", merge={"alpha": 0.25})
+    # training is the same, and measuring once more moves no weight
+    assert (after / METRICS).read_bytes() == (before / METRICS).read_bytes()
+    tuned, saved = (load_file(folder / ADAPTER_WEIGHTS) for folder in (before, after))
+    assert all(torch.equal(saved[k], 0.25 * v if "lora_B" in k else v) for k, v in tuned.items())
+    policy = load(str(base), after, device="cpu")
+    windows = Windows(load_dataset(dataset).split("valid"), policy.spec.cameras, policy.spec.chunk_size)
+    samples = windows.gather(windows.spread(finetune.HELD_OUT_WINDOWS))
+    told = merged["last_step"]["held_out_loss"]
+    assert told == pytest.approx(held_out_loss(policy, samples, draws=4, seed=0), rel=1e-5)
+    assert told != pytest.approx(unmerged["last_step"]["held_out_loss"], rel=1e-3)
+    loss = merged["retention"]["rehearsal"]["replay_loss"]
+    assert loss == merged["last_step"]["replay_loss"] != unmerged["last_step"]["replay_loss"]

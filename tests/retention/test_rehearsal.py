@@ -90,6 +90,20 @@ def test_both_sides_get_at_least_one_window(fraction: float, batch: int, share: 
     assert Rehearsal(fraction=fraction).share(batch) == share
 
 
+@pytest.mark.parametrize(("fraction", "batch", "said"), [(0.4, 32, ""), (0.1, 4, "1 of 4"), (0.9, 2, "1 of 2")])
+def test_a_share_that_whole_windows_cannot_make_is_said(fraction: float, batch: int, said: str) -> None:
+    method = Rehearsal(fraction=fraction)
+    told = method.caveats(batch)
+    assert bool(told) == bool(said) and all(said in text and f"{fraction:g} was asked for" in text for text in told)
+    assert method.facts()["share_of_batch"] == method.share(batch) / batch
+    assert method.facts()["fraction"] == fraction
+
+
+def test_a_batch_in_which_nothing_would_be_rehearsed_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"a batch of 1 has no window.*--batch-size"):
+        Rehearsal(fraction=0.4).share(1)
+
+
 def test_the_share_of_replay_in_every_batch_is_the_fraction(context: Context) -> None:
     hooks = Composition({"rehearsal": Rehearsal(fraction=0.25)}, context.demonstrations, batch_size=8, seed=0)
     hooks.prepare(context)

@@ -72,6 +72,7 @@ def test_a_plan_of_what_works_is_made(made: dict[str, Path], tmp_path: Path) -> 
         ),
         ("finetune", {"recipe": "calibrate", "calibrate": False}, "changes nothing"),
         ("finetune", {"replay_fraction": 2.0}, "rehearsal's fraction is 2.0"),
+        ("finetune", {"recipe": "rehearse", "replay": "dataset", "batch_size": 1}, "a batch of 1 has no window"),
         ("finetune", {"rank": 0}, "rank is 0"),
         ("finetune", {"rank": 10**21}, "not up to 9999"),
         ("finetune", {"learning_rate": math.nan}, "learning_rate is nan"),
@@ -110,6 +111,21 @@ def test_what_a_run_refuses_a_dry_run_refuses(
     assert said in message
     assert refusal(lambda: module.plan(config)) == message
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "ways",
+    [
+        {"recipe": "lora", "language": "full"},
+        {"recipe": "lora", "action": "full"},
+        {"recipe": "naive", "action": "lora:8"},
+        {"recipe": "naive", "language": "lora:8"},
+        {"recipe": "delock", "action": "full"},
+    ],
+)
+def test_full_beside_lora_has_a_plan(dataset: Path, base: Path, tmp_path: Path, ways: dict[str, str]) -> None:
+    plan = finetune.plan(FinetuneConfig(dataset=dataset, base=str(base), out=tmp_path / "out", **ways))
+    assert 0 < plan["estimate"]["trained_parameters"] < plan["estimate"]["parameters"]
 
 
 def test_a_plan_names_the_conditions_that_are_asked_for(adapter: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,13 @@ from builders import InterruptAfter, assert_refused, contents, robomimic_log
 
 from vla_cli.adapter import load_spec
 from vla_cli.configs import FinetuneConfig, IngestConfig, PreprocessConfig
+from vla_cli.dataset import load_dataset, save_dataset
 from vla_cli.errors import ConfigError, InputError
 from vla_cli.files import partial_path, read_json
 from vla_cli.language.alternatives import FILE_NAME as ALTERNATIVES
 from vla_cli.recipe import FOLDER
 from vla_cli.stages import finetune, ingest, preprocess
+from vla_cli.stats import compute
 
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_data"
 
@@ -187,3 +190,77 @@ def test_replay_may_be_episodes(dataset: Path, replay: Path, base: Path, tmp_pat
     episodes = replay.parent / "episodes"
     finetune.run(config(dataset, base, tmp_path / "out", recipe="rehearse", replay=episodes, steps=2))
     assert read_json(tmp_path / "out" / "run.json")["facts"]["retention"]["rehearsal"]["replay_windows"] > 500
+
+
+@pytest.fixture(scope="module")
+def centimetres(dataset: Path, replay: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The demonstrations and the replay, their states and actions logged in other units."""
+    made = {}
+    for name, source in (("dataset", dataset), ("replay", replay)):
+        found = load_dataset(source)
+        shown = [replace(d, state=100 * d.state, actions=100 * d.actions) for d in found.demonstrations]
+        state, actions = (compute(np.concatenate([getattr(d, of) for d in shown])) for of in ("state", "actions"))
+        statistics = replace(found.statistics, state=state, actions=actions)
+        made[name] = tmp_path_factory.mktemp("centimetres") / name
+        made[name].mkdir()
+        save_dataset(replace(found, demonstrations=shown, statistics=statistics), made[name])
+    return made
+
+
+def retaining(folder: Path, retention: dict[str, object], **changes: object) -> str:
+    path = folder / "mine.yaml"
+    path.write_text(json.dumps({"method": "lora", "retention": retention, **changes}))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "retention",
+    [
+        {"rehearsal": {}},
+        {"rehearsal": {"style_probability": 0.0}},
+        {"ewc": {}},
+        {"projection": {}},
+        {"distillation": {}},
+        {"merge": {"alpha": "auto"}},
+    ],
+)
+def test_a_base_that_is_fed_with_other_statistics_does_not_teach(
+    centimetres: dict[str, Path], base: Path, tmp_path: Path, retention: dict[str, object]
+) -> None:
+    data = {"replay": centimetres["replay"], "alternatives": SAMPLES / ALTERNATIVES}
+    asked = config(centimetres["dataset"], base, tmp_path / "out", recipe=retaining(tmp_path, retention), **data)
+    (name,) = retention
+    with pytest.raises(ConfigError, match=f"'{name}' holds the policy to what the base does.*other units"):
+        finetune.plan(asked)
+
+
+def test_what_the_base_cannot_teach_is_left_out_by_name_where_the_recipe_allows_it(
+    centimetres: dict[str, Path], base: Path, tmp_path: Path
+) -> None:
+    data = {"replay": centimetres["replay"], "alternatives": SAMPLES / ALTERNATIVES}
+    done = finetune.run(config(centimetres["dataset"], base, tmp_path / "out", recipe="steerable", steps=1, **data))
+    reasons = {entry["name"]: entry["reason"] for entry in done["skipped"]}
+    assert set(reasons) == {"retention/rehearsal", "retention/distillation", "retention/merge"}
+    assert all("other units or dimensions" in reason for reason in reasons.values())
+    assert not any("learning the replayed sample by heart" in text for text in done["warnings"])
+    assert {name for name in data if any(f"--{name} is given, but" in text for text in done["warnings"])} == set(data)
+
+
+def test_what_does_not_ask_the_base_works_for_a_robot_that_is_new_to_it(
+    centimetres: dict[str, Path], base: Path, tmp_path: Path
+) -> None:
+    retention = {"anchor": {}, "sam": {}, "consft": {}, "paraphrase": {}, "merge": {"alpha": 0.5}}
+    chosen = retaining(tmp_path, retention)
+    assert finetune.plan(config(centimetres["dataset"], base, tmp_path / "out", recipe=chosen))["dry_run"]
+
+
+def test_replay_of_another_robot_is_said_where_the_base_has_no_statistics_of_its_own(
+    dataset: Path, replay: Path, centimetres: dict[str, Path], base: Path, tmp_path: Path
+) -> None:
+    bare = Path(shutil.copytree(base, tmp_path / "base"))
+    (bare / "policy.json").unlink()
+    chosen = retaining(tmp_path, {"rehearsal": {}})
+    for given, unlike in ((replay, False), (centimetres["replay"], True)):
+        asked = config(dataset, bare, tmp_path / "out", recipe=chosen, replay=given)
+        said = [text for text in finetune.plan(asked)["warnings"] if "each other's standard deviations" in text]
+        assert len(said) == unlike

@@ -92,7 +92,7 @@ def make_lora(
         alpha: the delta is alpha / r * B A, with B = 0 at the start: step 0 equals the base exactly; 0 takes r.
         train_heads: train the state and action projections outright (a robot that is new to the base).
         seed: of A's initial values.
-        full: modalities trained outright beside the adapted ones ("vision" only: see `FULL_MODULES`).
+        full: modalities trained outright beside the adapted ones.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -103,6 +103,7 @@ def make_lora(
     pattern = "|".join(f"(?:{p})" for p in patterns.values())
     first = next(iter(ranks.values()))
     saved = [*(module for m in full for module in FULL_MODULES[m]), *(HEADS if train_heads else ())]
+    saved = list(dict.fromkeys(saved))  # the heads of an action expert that trains outright are part of it
     uneven = len(set(ranks.values())) > 1
     config = LoraConfig(
         r=first,

@@ -30,7 +30,11 @@ HEADS = ("embed_action_time", "action_out_proj")
 """State and action projections: the part of π0 that belongs to one robot."""
 
 
-FULL_MODULES = {"vision": ("vision_tower", "multi_modal_projector")}
+FULL_MODULES = {
+    "vision": ("vision_tower", "multi_modal_projector"),
+    "language": ("vlm.language_model",),
+    "action": ("model.dit", *HEADS),
+}
 """Modules that peft saves whole when a modality is trained outright beside LoRA elsewhere (DeLock's layout)."""
 
 

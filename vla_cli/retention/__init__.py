@@ -4,6 +4,8 @@ A method is built from its options in the recipe. It derives from `Method` and o
 that it needs; every other call does nothing:
 
     needs()                       "replay" or "alternatives", where it cannot work without
+    asks_the_base()               whether what the base does, or its own domain, is what is held to
+    caveats(batch_size)           what differs from the recipe's wish, in words, before training
     share(batch_size)             how many windows of each batch it fills itself
     prepare(context)              once, before training; raises ConfigError when something it needs is missing
     draw(rng, count)              those windows
@@ -12,7 +14,7 @@ that it needs; every other call does nothing:
     penalty(step)                 a term added to the loss, raw and scaled
     wrap_gradient(step, closure)  change the gradient in place; `closure` computes it again
     watch(done)                   metrics and warnings at checkpoints and at the end
-    after_training()              change the weights one last time
+    after_training()              change the weights one last time, and say whether it did
     facts()                       what it did, for run.json
     pictures()                    and as SVG files beside the adapter
 
@@ -122,6 +124,12 @@ ALTERNATIVES_HINT = (
 )
 
 
+FED_OTHERWISE = (
+    "the demonstrations have other units or dimensions than the base was trained with, so that it is fed with their "
+    "statistics instead of its own"
+)
+
+
 @dataclass
 class Context:
     """What a retention method may look at.
@@ -176,6 +184,16 @@ def lacking(method: str, need: str) -> ConfigError:
     )
 
 
+def fed_otherwise(method: str) -> ConfigError:
+    """The error for a method that asks the base, where the base is fed in another way than it was trained with."""
+    return ConfigError(
+        f"The recipe's '{method}' holds the policy to what the base does, but {FED_OTHERWISE}: what it would teach "
+        "means nothing",
+        expected=f"demonstrations in the base's own units and dimensions, or a recipe without '{method}'",
+        hint="--recipe steerable, which leaves out by name what the base cannot teach here",
+    )
+
+
 @dataclass
 class Step:
     """One training step, as a method sees it.
@@ -212,17 +230,28 @@ class Method:
 
     Attributes:
         keeps_base: whether it asks for `Context.frozen`, a second model in memory.
+        takes_gradient_anew: its `wrap_gradient` puts another gradient in the place of what it finds, so that it comes
+            before those of all other methods.
     """
 
     keeps_base = False
+    takes_gradient_anew = False
 
     def needs(self) -> tuple[str, ...]:
         """What it cannot work without: "replay", "alternatives"."""
         return ()
 
+    def asks_the_base(self) -> bool:
+        """Whether it holds to what the base does or to its own domain: only a base that is fed its own way tells."""
+        return False
+
     def share(self, batch_size: int) -> int:
         """How many windows of each batch this method fills."""
         return 0
+
+    def caveats(self, batch_size: int) -> list[str]:
+        """Sentences about what differs from the recipe's wish, known before training."""
+        return []
 
     def prepare(self, context: Context) -> None:
         """Look at policy and data once, before training."""
@@ -250,8 +279,9 @@ class Method:
         """Metrics and warnings after `done` steps."""
         return {}, []
 
-    def after_training(self) -> None:
-        """Change the trained weights one last time."""
+    def after_training(self) -> bool:
+        """Change the trained weights one last time; whether they are others now."""
+        return False
 
     def facts(self) -> dict[str, Any]:
         """What was done, as JSON values."""

@@ -17,6 +17,18 @@ from vla_cli.windows import Samples, Windows
 DEMONSTRATIONS = "demonstrations"
 
 
+def shares(methods: Mapping[str, Method], batch_size: int) -> dict[str, int]:
+    """How many windows of each batch every method fills.
+
+    Raises:
+        ConfigError: they leave no window to the demonstrations, or get none themselves.
+    """
+    found = {name: method.share(batch_size) for name, method in methods.items()}
+    if batch_size - sum(found.values()) < 1:
+        raise ConfigError(f"The recipe leaves no window of a batch of {batch_size} to the demonstrations")
+    return found
+
+
 class Composition:
     """The methods of a recipe, in its order. See `policies.trainer.Hooks` for the calls.
 
@@ -27,17 +39,15 @@ class Composition:
         seed: of the run.
 
     Raises:
-        ConfigError: the methods leave no window of a batch to the demonstrations.
+        ConfigError: see `shares`.
     """
 
     def __init__(self, methods: Mapping[str, Method], demonstrations: Windows, batch_size: int, seed: int) -> None:
         self.methods = dict(methods)
         self.demonstrations = demonstrations
         self.seed = seed
-        self.shares = {name: method.share(batch_size) for name, method in methods.items()}
+        self.shares = shares(methods, batch_size)
         self.own = batch_size - sum(self.shares.values())
-        if self.own < 1:
-            raise ConfigError(f"The recipe leaves no window of a batch of {batch_size} to the demonstrations")
 
     def prepare(self, context: Context) -> None:
         """Let every method look at policy and data."""
@@ -67,8 +77,8 @@ class Composition:
     def wrap_gradient(
         self, number: int, samples: Samples, parameters: Mapping[str, nn.Parameter], closure: Callable[[], None]
     ) -> None:
-        """Change the gradient, method by method."""
-        for name, method in self.methods.items():
+        """Change the gradient, method by method: first those that take it anew, which would undo what others did."""
+        for name, method in sorted(self.methods.items(), key=lambda item: not item[1].takes_gradient_anew):
             method.wrap_gradient(self._step(number, name, samples, 0.0), parameters, closure)
 
     def watch(self, done: int) -> tuple[dict[str, float], list[str]]:
@@ -81,10 +91,10 @@ class Composition:
             warnings.extend(said)
         return metrics, warnings
 
-    def after_training(self) -> None:
-        """Let every method change the weights one last time."""
-        for method in self.methods.values():
-            method.after_training()
+    def after_training(self) -> bool:
+        """Let every method change the weights one last time; whether one did."""
+        changed = [method.after_training() for method in self.methods.values()]
+        return any(changed)
 
     def facts(self) -> dict[str, Any]:
         """What was done, by method."""

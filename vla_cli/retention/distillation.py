@@ -74,6 +74,10 @@ class Distillation(Method):
         """Other instructions for the demonstrated scenes."""
         return ("alternatives",)
 
+    def asks_the_base(self) -> bool:
+        """Always: its answers are the targets."""
+        return True
+
     def prepare(self, context: Context) -> None:
         """Find what can be asked at which frame.
 

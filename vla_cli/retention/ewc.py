@@ -6,9 +6,10 @@ F is the diagonal of the empirical Fisher information on base-domain windows: th
 gradient of a window's own loss at theta_pre. What it is and is not:
 
 - A flow-matching policy gives no likelihood of its actions. The flow loss stands in for one: up to a constant it is
-  the negative log-likelihood of the target velocity (noise - a) under a Gaussian around the predicted one whose
-  variance is fixed. F is the Fisher information of that surrogate, with its variance left out; `weight: auto` does not
-  depend on it, a number does.
+  the negative log-likelihood of the target velocity (noise - a) under a Gaussian around the predicted one. F is the
+  Fisher information of that surrogate, with its variance left out; `weight: auto` does not depend on it, a number does.
+- A window's loss is the *mean* over its real steps and dimensions, not their sum: that Gaussian's variance grows with
+  their number, and a window at the end of an episode, whose chunk is padded, weighs more in F than under a fixed one.
 - The targets are the data's, not drawn from the model: the *empirical* Fisher. It over-weighs windows that the base
   does not fit.
 - One noise draw a window: the square of a single draw's gradient, as a mean over draws would lose most of its size.
@@ -83,6 +84,10 @@ class EWC(Method):
     def needs(self) -> tuple[str, ...]:
         """Base-domain data."""
         return ("replay",)
+
+    def asks_the_base(self) -> bool:
+        """Always: which of its weights matter shows on its own domain."""
+        return True
 
     def prepare(self, context: Context) -> None:
         """Remember the base, measure F (or read it from the cache) and fix lambda.

@@ -34,7 +34,7 @@ class L2Options:
         modalities: whose weights are held.
         weight: lambda, or "auto": the penalty equals the base's own flow loss at a relative drift of `budget`.
         budget: relative drift |theta - theta_pre| / |theta_pre| over the chosen modalities together.
-        lora_product: hold LoRA's products too; without it, a modality that trains only LoRA is refused.
+        lora_product: hold LoRA's products too; without it, a modality that trains any LoRA is refused.
     """
 
     modalities: tuple[str, ...] = limited(("vision",), f"a list from {', '.join(MODALITIES)}", _are_modalities)
@@ -65,7 +65,7 @@ class L2(Method):
         """Remember the base and fix lambda.
 
         Raises:
-            ConfigError: the penalty would be vacuous: a chosen modality is frozen, or trains only LoRA.
+            ConfigError: the penalty would be vacuous: a chosen modality is frozen, or trains by LoRA in whole or part.
         """
         self._policy = policy = context.policy
         policy.remember_base()
@@ -113,7 +113,8 @@ class L2(Method):
     def _weight(self) -> float:
         if isinstance(self.options.weight, (int, float)):
             return float(self.options.weight)
-        squared = sum(self._norms[name] ** 2 for name in self._names)
+        # a set has another order in every process, and the sum another last bit
+        squared = sum(self._norms[name] ** 2 for name in sorted(self._names))
         return self.base_loss / (self.options.budget**2 * squared) if squared else 0.0
 
     def _refuse_vacuous(self, modality: str, ways: Collection[str]) -> None:
@@ -123,12 +124,17 @@ class L2(Method):
                 expected="a modality that is trained",
                 hint=f"--{modality} full, or leave {modality} out of l2's modalities",
             )
-        if set(ways) == {"lora"} and not self.options.lora_product:
+        if "lora" in ways and not self.options.lora_product:
+            what = (
+                "only the state and action projections are trained outright there and the rest by LoRA: the rest would "
+                "move as it likes"
+                if "full" in ways
+                else "only LoRA is trained there and the weights themselves never move: the penalty would always be 0"
+            )
             raise ConfigError(
-                f"l2 is to hold {modality}'s weights, but only LoRA is trained there and the weights themselves never "
-                "move: the penalty would always be 0",
+                f"l2 is to hold {modality}'s weights, but {what}",
                 expected=f"{modality} trained in full",
-                hint=f"--{modality} full, or lora_product: true, which holds LoRA's product instead",
+                hint=f"--{modality} full, or lora_product: true, which holds LoRA's products too",
             )
 
 

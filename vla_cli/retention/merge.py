@@ -91,6 +91,10 @@ class Merge(Method):
         """Other instructions for the demonstrated scenes, to choose an alpha by."""
         return ("alternatives",) if AUTO in self._wished.values() else ()
 
+    def asks_the_base(self) -> bool:
+        """For `auto`: how far the policy is from its answers."""
+        return AUTO in self._wished.values()
+
     def prepare(self, context: Context) -> None:
         """Remember the base, and for `auto` what it does under other instructions.
 
@@ -116,12 +120,12 @@ class Merge(Method):
             )
             self._curves = Curves(context, others, int(self.options.windows))
 
-    def after_training(self) -> None:
-        """Scale the deltas, after choosing alpha where that was left open."""
+    def after_training(self) -> bool:
+        """Scale the deltas, after choosing alpha where that was left open; whether that moved any weight."""
         if self._curves is None:
             self._used = self._factors(0.0)
             self._policy.scale_deltas(self._used)
-            return
+            return any(alpha != 1 for alpha in self._used.values())
         parameters = {n: p for n, p in self._policy.model.named_parameters() if p.requires_grad}
         kept = {name: p.detach().clone() for name, p in parameters.items()}
 
@@ -138,6 +142,7 @@ class Merge(Method):
             move(alpha)
             self._sweep.append({"alpha": alpha, "fit": self._curves.fit(), "steer": self._curves.steer()})
         move(choose(self._sweep))
+        return any(alpha != 1 for alpha in self._used.values())
 
     def facts(self) -> dict[str, Any]:
         """The alphas, and the curves they were chosen from."""

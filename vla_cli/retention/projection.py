@@ -55,6 +55,10 @@ class Projection(Method):
         """Base-domain data."""
         return ("replay",)
 
+    def asks_the_base(self) -> bool:
+        """Always: the veto is of its domain."""
+        return True
+
     def prepare(self, context: Context) -> None:
         """Take the base-domain windows.
 
@@ -79,8 +83,12 @@ class Projection(Method):
         return {name: g for name, g in zip(parameters, found, strict=True) if g is not None}
 
     def watch(self, done: int) -> tuple[dict[str, float], list[str]]:
-        """Share of the steps since the last checkpoint whose gradient was in conflict and was projected."""
-        self._last = {"projection_share": self._projected / max(1, self._asked)}
+        """Share of the steps since the last checkpoint whose gradient was in conflict and was projected.
+
+        Asked again without a step in between, it says the same.
+        """
+        if self._asked or not self._last:
+            self._last = {"projection_share": self._projected / max(1, self._asked)}
         self._asked = self._projected = 0
         return self._last, []
 

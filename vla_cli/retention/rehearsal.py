@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vla_cli.errors import ConfigError
 from vla_cli.limits import limited, share
 from vla_cli.retention import Context, Learner, Method, read_options
 from vla_cli.windows import Samples, Windows
@@ -28,6 +29,8 @@ from vla_cli.windows import Samples, Windows
 STYLE_WINDOWS = 256
 WATCHED_WINDOWS = 64
 WATCHED_DRAWS = 4
+NEARLY = 0.1
+"""How far, in proportion, the rehearsed share of a batch may be from the wished one before that is said."""
 _AT_ONCE = 16
 
 
@@ -70,15 +73,42 @@ class Rehearsal(Method):
         self._watch: Watch | None = None
         self._seen: dict[str, float] = {}
         self._memorised = False
+        self._share: float | None = None
         self._style = np.empty((0, 2, 1, 1, 1, 3))
 
     def needs(self) -> tuple[str, ...]:
         """Base-domain data."""
         return ("replay",)
 
+    def asks_the_base(self) -> bool:
+        """Always: what is rehearsed is of its domain."""
+        return True
+
     def share(self, batch_size: int) -> int:
-        """At least one window, and at least one is left to the demonstrations."""
-        return min(max(1, round(self.options.fraction * batch_size)), batch_size - 1)
+        """At least one window, and at least one is left to the demonstrations.
+
+        Raises:
+            ConfigError: a batch of one window, in which nothing could be rehearsed.
+        """
+        if batch_size < 2:
+            raise ConfigError(
+                f"The recipe rehearses, but a batch of {batch_size} has no window for it beside the demonstrations'",
+                expected="a batch of at least 2 windows",
+                hint="--batch-size 32, or a recipe without 'rehearsal'",
+            )
+        count = min(max(1, round(self.options.fraction * batch_size)), batch_size - 1)
+        self._share = count / batch_size
+        return count
+
+    def caveats(self, batch_size: int) -> list[str]:
+        """That whole windows make another share of the batch than was wished for."""
+        count, wished = self.share(batch_size), self.options.fraction
+        if abs(count / batch_size - wished) <= NEARLY * wished:
+            return []
+        return [
+            f"Of each batch {count} of {batch_size} windows are rehearsed, a share of {count / batch_size:.3g} where "
+            f"{wished:g} was asked for: a larger --batch-size comes nearer."
+        ]
 
     def prepare(self, context: Context) -> None:
         """Take the style of the demonstrations, and the base's loss on a sample of the replay.
@@ -115,9 +145,13 @@ class Rehearsal(Method):
         return self._seen, [memorised_warning(now, base, len(self._watch))] if self._memorised else []
 
     def facts(self) -> dict[str, Any]:
-        """How much was rehearsed, and whether it was memorised."""
+        """How much was to be rehearsed (`fraction`) and was (`share_of_batch`), and whether it was memorised."""
         windows = len(self._replay) if self._replay is not None else 0
-        found: dict[str, Any] = {"fraction": self.options.fraction, "replay_windows": windows}
+        found: dict[str, Any] = {
+            "fraction": self.options.fraction,
+            "share_of_batch": self._share,
+            "replay_windows": windows,
+        }
         return {**found, **self._seen, "memorised": self._memorised} if self._seen else found
 
     def _another_camera(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -4,8 +4,8 @@
     gradient taken at theta + epsilon, step taken from theta
 
 The second gradient doubles the compute of a step. Its loss is that of the same windows and the same noise, so the two
-gradients differ by the weights alone. A method that changes the gradient itself (projection) belongs after this one in
-the recipe: what it did to the first gradient would only turn epsilon.
+gradients differ by the weights alone. A method that changes the gradient itself (projection) works after this one,
+wherever the recipe names them: what it did to the first gradient would only turn epsilon.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ class SAM(Method):
     Raises:
         ConfigError: unknown or impossible options.
     """
+
+    takes_gradient_anew = True
 
     def __init__(self, **options: Any) -> None:
         self.options = read_options("sam", SAMOptions, options)

@@ -19,7 +19,7 @@ from vla_cli.files import building, check_output, is_complete, read_json, write_
 from vla_cli.guidance import Guidance, negatives_of
 from vla_cli.language.alternatives import FILE_NAME as ALTERNATIVES
 from vla_cli.language.alternatives import Alternative, document, load_alternatives
-from vla_cli.matching import Base, adapted_spec, plain_guidance
+from vla_cli.matching import Base, adapted_spec, plain_guidance, replay_differs
 from vla_cli.policies.adaptation import Layout, count_parameters, estimate, make_trainable, save_trained
 from vla_cli.policies.checkpoint import BaseFiles, load_base, load_config, locate_base, locate_tokenizer
 from vla_cli.policies.competence import ENOUGH, measure_competence
@@ -31,8 +31,9 @@ from vla_cli.provenance import FILE_NAME as RUN_FILE
 from vla_cli.provenance import RunRecord, describe_input
 from vla_cli.recipe import AUTO, Recipe, recipe_for
 from vla_cli.replay import load_replay
-from vla_cli.retention import RETENTION, Context, Method, lacking
-from vla_cli.retention.composition import Composition
+from vla_cli.retention import FED_OTHERWISE, RETENTION, Context, Method, lacking
+from vla_cli.retention import fed_otherwise as fed_otherwise_error
+from vla_cli.retention.composition import Composition, shares
 from vla_cli.windows import Windows
 
 STAGE = "finetune"
@@ -57,6 +58,8 @@ class Plan:
         alternatives: what else could be asked in the demonstrated scenes.
         methods: of retention, by name.
         left_out: optional methods that cannot work with what was given, and why.
+        fed_otherwise: the base has statistics of its own, and is fed with the demonstrations': it cannot teach.
+        used: what of "replay" and "alternatives" can change the adapter.
     """
 
     config: FinetuneConfig
@@ -69,13 +72,16 @@ class Plan:
     alternatives: list[Alternative]
     methods: dict[str, Method]
     left_out: dict[str, str]
+    fed_otherwise: bool
+    used: set[str]
 
 
 def plan(config: FinetuneConfig) -> dict[str, Any]:
     """What a run would do, as JSON values (`--dry-run`)."""
     prepared = _prepare(config)
     recipe, dataset = prepared.recipe, prepared.dataset
-    _replay(prepared, RunRecord(STAGE, {}))  # refused where a run would refuse it
+    record = RunRecord(STAGE, {}, warnings=list(prepared.warnings))
+    _replay(prepared, record, SILENT)  # refused where a run would refuse it
     frames = sum(len(d) for d in dataset.split("train"))
     return {
         "stage": STAGE,
@@ -93,7 +99,7 @@ def plan(config: FinetuneConfig) -> dict[str, Any]:
             train_heads=_train_heads(prepared),
             copies=2 if _keeps_the_base(prepared) else 1,
         ),
-        "warnings": prepared.warnings,
+        "warnings": record.warnings,
     }
 
 
@@ -160,18 +166,23 @@ def _prepare(config: FinetuneConfig) -> Plan:
     for key in ("checkpoint_every", "threads"):
         request.pop(key)
     given = {"replay": config.replay is not None, "alternatives": bool(alternatives)}
-    methods, left_out = _methods(config, recipe, given)
-    used = _uses(recipe, methods, files)
+    fed_otherwise = base.own is not None and spec.statistics_from != "base"
+    methods, left_out = _methods(config, recipe, given, fed_otherwise=fed_otherwise)
+    used = _uses(recipe, methods, files, spec)
     warnings += [
         f"--{name} is given, but recipe '{recipe.name}' does not use it."
         for name, there in given.items()
         if there and name not in used
     ]
-    return Plan(config, recipe, dataset, files, spec, request, warnings, alternatives, methods, left_out)
+    shares(methods, recipe.batch_size)  # refused before any weight is loaded
+    warnings += [text for method in methods.values() for text in method.caveats(recipe.batch_size)]
+    return Plan(
+        config, recipe, dataset, files, spec, request, warnings, alternatives, methods, left_out, fed_otherwise, used
+    )
 
 
 def _methods(
-    config: FinetuneConfig, recipe: Recipe, given: dict[str, bool]
+    config: FinetuneConfig, recipe: Recipe, given: dict[str, bool], *, fed_otherwise: bool
 ) -> tuple[dict[str, Method], dict[str, str]]:
     """The recipe's retention methods that can work with what was given, and the optional ones that cannot.
 
@@ -180,9 +191,16 @@ def _methods(
     """
     methods: dict[str, Method] = {}
     left_out = {}
-    certain = recipe.trains and recipe.adapt == "always"  # else the calibrated base may do without
+    # else the calibrated base may do without; one that is fed otherwise never does
+    certain = recipe.trains and (recipe.adapt == "always" or fed_otherwise)
     for name, options in recipe.retention.items():
         method = RETENTION.get(name)(**options)  # built even where it is left out: its options are checked
+        # first what no data could mend
+        if certain and fed_otherwise and method.asks_the_base():
+            if name not in recipe.optional:
+                raise fed_otherwise_error(name)
+            left_out[name] = f"{FED_OTHERWISE}: what it would teach means nothing"
+            continue
         if missing := [need for need in recipe.optional.get(name, ()) if not given[need]]:
             left_out[name] = f"no --{missing[0]} was given{_proposed(config.dataset, missing[0])}"
             continue
@@ -192,10 +210,10 @@ def _methods(
     return methods, left_out
 
 
-def _uses(recipe: Recipe, methods: dict[str, Method], files: BaseFiles) -> set[str]:
+def _uses(recipe: Recipe, methods: dict[str, Method], files: BaseFiles, spec: PolicySpec) -> set[str]:
     """What of "replay" and "alternatives" can change the adapter."""
     used = {need for method in methods.values() for need in method.needs()}
-    if recipe.calibrate and not (files.directory / DOMAIN).is_file():
+    if recipe.calibrate and spec.statistics_from == "base" and not (files.directory / DOMAIN).is_file():
         used.add("replay")
     if recipe.guidance.get("weight") == AUTO:
         used.add("alternatives")
@@ -217,7 +235,7 @@ def _base(files: BaseFiles) -> Base:
 def _train(prepared: Plan, partial: Path, progress: Progress) -> RunRecord:
     config, recipe, spec = prepared.config, prepared.recipe, prepared.spec
     record = RunRecord(STAGE, prepared.request, warnings=list(prepared.warnings))
-    replay = _replay(prepared, record)
+    replay = _replay(prepared, record, progress)
     calibration = _calibrate(prepared, replay, record, progress)
     if calibration is not None:
         spec = prepared.spec = replace(spec, calibration=calibration.document())
@@ -244,11 +262,14 @@ def _train(prepared: Plan, partial: Path, progress: Progress) -> RunRecord:
         seed=config.seed,
         checkpoint_every=config.checkpoint_every,
     )
-    last, warnings = Trainer(policy, settings, partial).run(hooks, progress, _held_out(prepared, dataset, policy))
+    held_out = _held_out(prepared, dataset, policy)
+    last, warnings = Trainer(policy, settings, partial).run(hooks, progress, held_out)
+    if hooks.after_training():  # what was measured at the end of training is not of the weights that are saved
+        watched, warnings = hooks.watch(steps)
+        last = {**last, **watched, **({"held_out_loss": held_out()} if held_out is not None else {})}
     for warning in warnings:
         record.warn(warning)
         progress.note(warning)
-    hooks.after_training()
     for file, svg in hooks.pictures().items():
         write_text(partial / file, svg)
     if recipe.guidance.get("weight") == AUTO:
@@ -282,10 +303,12 @@ def _kind(recipe: Recipe) -> Kind:
 
 def _layout(recipe: Recipe) -> Layout:
     ways = recipe.modalities()
+    ranks = {name: rank for name, (way, rank) in ways.items() if way == "lora"}
     return Layout(
-        ranks={name: rank for name, (way, rank) in ways.items() if way == "lora"},
+        ranks=ranks,
         full=tuple(name for name, (way, _) in ways.items() if way == "full"),
-        alpha=recipe.alpha if len({rank for way, rank in ways.values() if way == "lora"}) == 1 else 0,
+        # alpha belongs to the recipe's rank; a RANK of its own takes alpha = RANK (see recipe.py)
+        alpha=recipe.alpha if set(ranks.values()) == {recipe.rank} else 0,
     )
 
 
@@ -324,6 +347,8 @@ def _measured_guidance(
 ) -> dict[str, Any]:
     """Default guidance that gives the adapted policy the base's response to words back, where that can be measured."""
     spec, kind = prepared.spec, prepared.recipe.guidance["kind"]
+    if prepared.fed_otherwise:
+        return plain_guidance(f"its weight is to be measured beside the base, but {FED_OTHERWISE}")
     trained = spec.instructions[0] if spec.instructions else ""
     if kind in ("contrast", "both") and not trained:
         return spec.guidance
@@ -358,14 +383,18 @@ def _episode_counts(prepared: Plan) -> dict[str, int]:
     }
 
 
-def _replay(prepared: Plan, record: RunRecord) -> Windows | None:
-    """Base-domain windows, when given and of use."""
+def _replay(prepared: Plan, record: RunRecord, progress: Progress) -> Windows | None:
+    """Base-domain windows, when given and of use; a warning where they look like another robot's."""
     config = prepared.config
-    if config.replay is None or not (prepared.recipe.retention or prepared.recipe.calibrate):
+    if config.replay is None or "replay" not in prepared.used:
         return None
     replay, skipped = load_replay(config.replay, prepared.dataset, prepared.spec.chunk_size)
     for episode in skipped:
         record.skip(f"replay/{episode.name}", episode.reason)
+    # under the base's own statistics replay is what the base was trained with, however unlike the demonstrations
+    if prepared.spec.statistics_from == "dataset" and (said := replay_differs(prepared.dataset, replay.demonstrations)):
+        record.warn(said)
+        progress.note(said)
     return replay
 
 
