@@ -72,6 +72,8 @@ class PolicySpec:
         guidance: defaults for test-time guidance.
         calibration: explicit transforms between deployment and base (`calibration.Calibration.document`); empty
             for none. Pictures that belong to it lie in `calibration/` beside `policy.json`.
+        squared: edge of the squares that `vla preprocess --image-size` padded and resized the demonstrations' pictures
+            to; what a camera gives is prepared alike before anything else. None: it is taken as it is, and stretched.
     """
 
     family: str
@@ -93,6 +95,7 @@ class PolicySpec:
     world: dict[str, Any] | None = None
     guidance: dict[str, Any] = field(default_factory=lambda: {"weight": 1.0})
     calibration: dict[str, Any] = field(default_factory=dict)
+    squared: int | None = None
 
     def document(self) -> dict[str, Any]:
         """As the JSON document of `policy.json`."""

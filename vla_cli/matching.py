@@ -94,6 +94,7 @@ def adapted_spec(
         tokenizer=tokenizer,
         world=dataset.world,
         guidance=_guidance(recipe, instructions, warnings),
+        squared=dataset.squared,
     )
 
 

@@ -37,6 +37,7 @@ from vla_cli.calibration.action import (
     to_base,
     wait_for_gripper,
 )
+from vla_cli.calibration.bars import NO_BARS, Bars, find_bars, within
 from vla_cli.calibration.camera import CameraMap, fit_camera, warp
 from vla_cli.calibration.look import Look, LookTransform, fit_look, measure_look, median_colour
 from vla_cli.calibration.robust import NotIdentified
@@ -110,7 +111,7 @@ def measure_domain(demonstrations: Sequence[Demonstration], cameras: Sequence[st
     looks: list[Look | None] = []
     maps: list[CameraMap | None] = []
     for camera in cameras:
-        videos = [d.images[camera] for d in demonstrations]
+        videos = _within_bars(demonstrations, camera)
         looks.append(_tried(f"look of {camera}", unknown, lambda videos=videos: measure_look(videos)))
         maps.append(
             _tried(f"camera {camera}", unknown, lambda c=camera: fit_camera(demonstrations, c, actions.positions))
@@ -129,6 +130,13 @@ def _median(demonstrations: Sequence[Demonstration], camera: str) -> np.ndarray:
         return median_colour(pictures)
     except NotIdentified:
         return np.median(pictures.reshape(-1, 3), axis=0).astype(np.float64)
+
+
+def _within_bars(demonstrations: Sequence[Demonstration], camera: str) -> list[np.ndarray]:
+    """A camera's videos [T, H, W, 3] without bars."""
+    videos = [d.images[camera] for d in demonstrations]
+    bars = find_bars(videos)
+    return [within(video, bars) for video in videos]
 
 
 def save_domain(facts: DomainFacts, directory: Path) -> None:
@@ -177,6 +185,7 @@ class Calibration:
         middle: half-way value of the gripper's state and of its command.
         base_medians, medians: [3] a camera, by which the domains are told apart.
         skipped: part to the reason why it was left out.
+        bars: black bars around each camera's pictures; empty where no picture has any.
     """
 
     cameras: list[str]
@@ -192,6 +201,7 @@ class Calibration:
     base_medians: list[np.ndarray]
     medians: list[np.ndarray]
     skipped: dict[str, str] = field(default_factory=dict)
+    bars: list[Bars] = field(default_factory=list)
 
     @property
     def parts(self) -> list[str]:
@@ -214,10 +224,18 @@ class Calibration:
         """[B] bool: which observations [B, C, H, W, 3] are from this deployment, not from the base's own domain."""
         if not self.told_apart:
             return np.ones(len(images), bool)
-        seen = np.median(images.reshape(*images.shape[:2], -1, 3), axis=2)
+        seen = np.stack([self._seen(images[:, c], c) for c in range(len(self.cameras))], axis=1)
         to_base = sum(_log_distance(seen[:, c], m) for c, m in enumerate(self.base_medians))
         to_here = sum(_log_distance(seen[:, c], m) for c, m in enumerate(self.medians))
         return np.asarray(to_here <= to_base)
+
+    def _seen(self, images: np.ndarray, camera: int) -> np.ndarray:
+        """Median colour [B, 3] of one camera's images [B, H, W, 3], within bars."""
+        inner = within(images, self._bars_of(camera))
+        return np.asarray(np.median(inner.reshape(len(images), -1, 3), axis=1))
+
+    def _bars_of(self, camera: int) -> Bars:
+        return self.bars[camera] if self.bars else NO_BARS
 
     def closed(self, state: np.ndarray) -> np.ndarray:
         """[B] bool: whether the gripper's state [B, S] says that it is closed; False where no gripper is known."""
@@ -229,9 +247,11 @@ class Calibration:
         """Images of this deployment [B, C, H, W, 3] uint8, as the base would see them; uint8 of the same shape."""
         found = np.empty_like(images)
         for c, (look, maps) in enumerate(zip(self.looks, self.warps, strict=True)):
-            pixels = look.apply(images[:, c]) if look is not None else images[:, c].astype(np.float32)
+            pixels, bars = images[:, c].astype(np.float32), self._bars_of(c)
+            if look is not None:
+                within(pixels, bars)[:] = look.apply(within(images[:, c], bars))
             if maps is not None:
-                pixels = warp(pixels, *maps)
+                pixels = warp(pixels, *maps, bars)
             found[:, c] = np.clip(pixels + 0.5, 0, 255).astype(np.uint8)
         return found
 
@@ -298,6 +318,7 @@ class Calibration:
             "base_medians": [m.round(2).tolist() for m in self.base_medians],
             "medians": [m.round(2).tolist() for m in self.medians],
             "on": "pictures nearer to this deployment's median colour" if self.told_apart else "always",
+            **({"bars": [list(bars) for bars in self.bars]} if self.bars else {}),
         }
 
     def save(self, directory: Path) -> None:
@@ -335,6 +356,7 @@ class Calibration:
                 base_medians=[np.array(m, float) for m in document["base_medians"]],
                 medians=[np.array(m, float) for m in document["medians"]],
                 skipped=document["skipped"],
+                bars=[(int(a), int(b), int(c), int(d)) for a, b, c, d in document.get("bars", [])],
             )
         except (AttributeError, KeyError, TypeError, ValueError, OSError, IndexError) as error:
             raise InputError(
@@ -372,6 +394,7 @@ def calibrate(
     if "camera" in wanted:
         warps = _warps(demonstrations, cameras, base, skipped)
     size = demonstrations[0].images[cameras[0]].shape[1:3]
+    bars = [find_bars([d.images[c] for d in demonstrations]) for c in cameras]
     found = Calibration(
         cameras=list(cameras),
         image_size=(int(size[0]), int(size[1])),
@@ -386,6 +409,7 @@ def calibrate(
         base_medians=base.medians,
         medians=[_median(demonstrations, c) for c in cameras],
         skipped=skipped,
+        bars=bars if any(found != NO_BARS for found in bars) else [],
     )
     if base.actions is None:
         reason = base.unknown.get("action", "the base's facts do not say how its robot answers to commands")
@@ -404,7 +428,7 @@ def _looks(
             reasons[camera] = f"{camera}: {base.unknown.get(f'look of {camera}', 'the base has no look for it')}"
             found.append(None)
             continue
-        videos = [d.images[camera] for d in demonstrations]
+        videos = _within_bars(demonstrations, camera)
         found.append(_tried(camera, reasons, lambda v=videos, b=look: fit_look(v, b)))
     if reasons:
         skipped["look"] = "; ".join(reasons.values())

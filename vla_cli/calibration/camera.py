@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from vla_cli.calibration.bars import NO_BARS, Bars, within
 from vla_cli.calibration.robust import Fit, NotIdentified, robust_fit
 from vla_cli.dataset import Demonstration
 
@@ -149,12 +150,13 @@ def _error(fit: Fit, where: np.ndarray) -> float:
     return float(max(fit.error_at(np.array(c)).max() for c in corners))
 
 
-def warp(images: np.ndarray, base: CameraMap, here: CameraMap) -> np.ndarray:
+def warp(images: np.ndarray, base: CameraMap, here: CameraMap, bars: Bars = NO_BARS) -> np.ndarray:
     """Redraw images as the base's camera would see them; what comes in from outside repeats the edge.
 
     Args:
         images: float32 [N, H, W, 3] in 0..255, as this deployment's camera sees them.
         base: the base's map. here: this deployment's.
+        bars: of the images; they stay where they are, and what lies within them is redrawn.
 
     Returns:
         float32 [N, H, W, 3].
@@ -163,7 +165,14 @@ def warp(images: np.ndarray, base: CameraMap, here: CameraMap) -> np.ndarray:
     linear, shift = between(base, here)
     columns, rows = np.meshgrid((np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) / height)
     source = np.stack([columns, rows], -1) @ linear.T + shift
-    return _bilinear(images, source[..., 0] * width - 0.5, source[..., 1] * height - 0.5)
+    above, _, left, _ = bars
+    columns, rows = source[..., 0] * width - 0.5 - left, source[..., 1] * height - 0.5 - above
+    redrawn = _bilinear(within(images, bars), columns, rows)
+    if bars == NO_BARS:
+        return redrawn
+    found = images.copy()
+    within(found, bars)[:] = within(redrawn, bars)
+    return found
 
 
 def _bilinear(images: np.ndarray, columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
