@@ -8,17 +8,20 @@ import numpy as np
 import pytest
 from deployments import CAMERA, base_facts, robot, shown, swept
 
-from vla_cli.calibration import calibrate
+from vla_cli.calibration import calibrate, measure_domain
 from vla_cli.calibration.action import (
     ActionFacts,
     fit_delay,
     fit_gain,
     from_base,
+    invertible,
     measure_actions,
     to_base,
     wait_for_gripper,
 )
+from vla_cli.calibration.camera import fit_camera
 from vla_cli.calibration.robust import NotIdentified
+from vla_cli.dataset import Demonstration
 
 TURN = np.array([[1.0, -1.0], [1.0, 1.0]]) / np.sqrt(2)
 GAINS = {
@@ -141,3 +144,76 @@ def test_without_a_flip_nothing_waits() -> None:
 def test_a_flip_in_the_last_step_is_the_next_chunks_to_wait_for() -> None:
     flips = chunk(-1, -1, 1)
     assert np.array_equal(wait_for_gripper(flips, np.array([False]), 2, (0, 1), 2, 0.0), flips)
+
+
+def moving(rows: np.ndarray, gain: np.ndarray, seed: int = 0) -> list[Demonstration]:
+    """A robot that commands only where `rows` [T, K] says so, and moves 5% more or less than the gain says."""
+    rng, found = np.random.default_rng(seed), []
+    for i in range(10):
+        commands = rng.uniform(0.3, 1, rows.shape) * rng.choice([-1, 1], rows.shape) * rows
+        moves = (commands * (1 + rng.normal(0, 0.05, rows.shape))) @ gain.T
+        position = np.cumsum(np.r_[np.full((1, len(gain)), 0.5), moves[:-1]], axis=0)
+        blank = np.zeros((len(rows), 4, 4, 3), np.uint8)
+        pair = position.astype(np.float32), commands.astype(np.float32)
+        found.append(Demonstration(f"rests_{i}", {CAMERA: blank}, *pair, []))
+    return found
+
+
+AXIS_BY_AXIS = np.eye(3, dtype=bool)[(np.arange(90) // 10) % 3]
+ARM_BY_ARM = np.repeat(np.stack([np.arange(90) // 10 % 5 < 3, np.arange(90) // 10 % 5 >= 3], axis=1), 3, axis=1)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [AXIS_BY_AXIS, ARM_BY_ARM, np.repeat(np.arange(90)[:, None] % 10 < 4, 3, axis=1)],
+    ids=["axis by axis", "arm by arm", "waits in most frames"],
+)
+def test_the_gain_is_that_of_the_frames_that_move(rows: np.ndarray) -> None:
+    gain = np.diag(np.linspace(0.05, 0.06, rows.shape[1]))
+    found = fit_gain(moving(rows, gain), range(len(gain)), range(len(gain)))
+    assert np.abs(found - gain).max() < 0.02 * gain.max()
+
+
+def test_metres_and_radians_are_not_compared() -> None:
+    units = np.array([0.01, 0.01, 0.01, 5.0, 5.0, 5.0])
+    mixed = []
+    for d in moving(np.ones((60, 6), bool), np.eye(6)):
+        mixed.append(
+            replace(d, state=(d.state * units).astype(np.float32), actions=d.actions * units.astype(np.float32))
+        )
+    facts = measure_actions(mixed)
+    assert facts.positions == facts.commands == (0, 1, 2, 3, 4, 5)
+    assert np.diag(facts.gain) == pytest.approx(np.ones(6), abs=0.02)
+
+
+def test_more_commands_than_directions_are_refused_before_anything_is_divided_by_them() -> None:
+    joints = np.random.default_rng(1).normal(0, 0.02, (3, 7))
+    base = measure_domain(moving(np.ones((60, 7), bool), joints), [CAMERA])
+    assert base.actions is not None and len(base.actions.commands) == 7
+    found = calibrate(moving(np.ones((60, 7), bool), joints, seed=5), [CAMERA], base)
+    assert "7 commands move the robot in 3 direction(s)" in found.skipped["action"]
+    planned = np.full((1, 4, 7), 0.2, np.float32)
+    assert np.array_equal(found.command(planned, np.zeros((1, 3))), planned)
+    with pytest.raises(NotIdentified, match="2 commands move the robot in 1 direction"):
+        invertible(np.diag([0.8, 0.0]))
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_too_few_frames_are_refused_in_words(steps: int) -> None:
+    facts = measure_actions(robot(TURN))
+    few = robot(TURN, count=1, steps=steps)
+    with pytest.raises(NotIdentified, match="successive frames"):
+        measure_actions(few)
+    with pytest.raises(NotIdentified, match="successive frames"):
+        fit_gain(few, facts.positions, facts.commands)
+    with pytest.raises(NotIdentified, match="more demonstrations"):
+        fit_camera(few, CAMERA, facts.positions)
+
+
+def test_positions_that_no_command_moves_are_refused_in_words() -> None:
+    """Target positions of a robot that rests in most frames: a gain of zero would explain the rests."""
+    targets = []
+    for d in moving(np.repeat(np.arange(90)[:, None] % 10 < 4, 3, axis=1), 0.05 * np.eye(3)):
+        targets.append(replace(d, actions=np.concatenate([d.state[1:], d.state[-1:]])))
+    with pytest.raises(NotIdentified, match="no command moves a position"):
+        measure_actions(targets)

@@ -33,6 +33,7 @@ from vla_cli.calibration.action import (
     fit_delay,
     fit_gain,
     from_base,
+    invertible,
     measure_actions,
     to_base,
     wait_for_gripper,
@@ -465,11 +466,9 @@ def _with_actions(
     commands = np.concatenate([d.actions[:, list(facts.commands)] for d in demonstrations])
     ratio = None
     if "action" in wanted:
-        gain = _tried("action", skipped, lambda: fit_gain(demonstrations, facts.positions, facts.commands))
-        if gain is not None:
-            ratio = np.linalg.pinv(facts.gain) @ gain
-            if np.abs(ratio - np.eye(len(ratio))).max() < NEARLY_ONE:
-                ratio = None
+        ratio = _tried("action", skipped, lambda: _ratio(demonstrations, facts))
+        if ratio is not None and np.abs(ratio - np.eye(len(ratio))).max() < NEARLY_ONE:
+            ratio = None
     delay = 0
     if "delay" in wanted:
         own = _tried("delay", skipped, lambda: fit_delay(demonstrations, facts))
@@ -491,6 +490,16 @@ def _with_actions(
     converted = [replace(d, actions=_in_base_convention(d.actions, found)) for d in demonstrations]
     speeds = _tried("timing", skipped, lambda: measure_speeds(converted, facts))
     return replace(found, timing=fit_timing(base.speeds, speeds)) if speeds is not None else found
+
+
+def _ratio(demonstrations: Sequence[Demonstration], facts: ActionFacts) -> np.ndarray:
+    """This robot's commands times this [K, K] are the base's.
+
+    Raises:
+        NotIdentified: the demonstrations do not say.
+    """
+    gain = fit_gain(demonstrations, facts.positions, facts.commands, facts.limit)
+    return invertible(np.linalg.pinv(facts.gain) @ gain)
 
 
 def _in_base_convention(actions: np.ndarray, calibration: Calibration) -> np.ndarray:

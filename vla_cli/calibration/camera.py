@@ -123,7 +123,8 @@ def _movements(
 def _steps(demonstrations: Sequence[Demonstration], positions: list[int]) -> tuple[list[np.ndarray], float]:
     """How far each demonstration moves from frame to frame, [T - 1] each; and above what it is movement."""
     steps = [np.linalg.norm(np.diff(d.state[:, positions], axis=0), axis=1) for d in demonstrations]
-    return steps, 0.25 * float(np.quantile(np.concatenate(steps), 0.9))
+    every = np.concatenate(steps)
+    return steps, 0.25 * float(np.quantile(every, 0.9)) if len(every) else 0.0
 
 
 def _centre_of_change(before: np.ndarray, after: np.ndarray) -> np.ndarray | None:
