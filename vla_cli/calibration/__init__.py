@@ -33,6 +33,7 @@ from vla_cli.calibration.action import (
     fit_delay,
     fit_gain,
     from_base,
+    held_commands,
     invertible,
     measure_actions,
     to_base,
@@ -187,6 +188,7 @@ class Calibration:
         base_medians, medians: [3] a camera, by which the domains are told apart.
         skipped: part to the reason why it was left out.
         bars: black bars around each camera's pictures; empty where no picture has any.
+        held: action dimensions beside the gripper's that are values to be held, and no changes.
     """
 
     cameras: list[str]
@@ -203,6 +205,7 @@ class Calibration:
     medians: list[np.ndarray]
     skipped: dict[str, str] = field(default_factory=dict)
     bars: list[Bars] = field(default_factory=list)
+    held: tuple[int, ...] = ()
 
     @property
     def parts(self) -> list[str]:
@@ -276,14 +279,13 @@ class Calibration:
                 gripper=facts.gripper_command,
                 sign=facts.gripper_sign,
                 middle=self.middle[1],
+                held=self.held,
             )
         if self.ratio is not None and self.limit is not None:
             actions = from_base(actions, self.ratio, facts.commands, self.limit)
         if self.delay > 0:
             above = closed if facts.gripper_sign > 0 else ~closed
-            actions = wait_for_gripper(
-                actions, above, self.delay, facts.commands, facts.gripper_command, self.middle[1]
-            )
+            actions = wait_for_gripper(actions, above, self.delay, facts.gripper_command, self.middle[1], self.held)
         return actions
 
     def demonstration(self, found: Demonstration) -> Demonstration:
@@ -320,6 +322,7 @@ class Calibration:
             "medians": [m.round(2).tolist() for m in self.medians],
             "on": "pictures nearer to this deployment's median colour" if self.told_apart else "always",
             **({"bars": [list(bars) for bars in self.bars]} if self.bars else {}),
+            **({"held": list(self.held)} if self.held else {}),
         }
 
     def save(self, directory: Path) -> None:
@@ -358,6 +361,7 @@ class Calibration:
                 medians=[np.array(m, float) for m in document["medians"]],
                 skipped=document["skipped"],
                 bars=[(int(a), int(b), int(c), int(d)) for a, b, c, d in document.get("bars", [])],
+                held=tuple(int(i) for i in document.get("held", [])),
             )
         except (AttributeError, KeyError, TypeError, ValueError, OSError, IndexError) as error:
             raise InputError(
@@ -481,7 +485,13 @@ def _with_actions(
         limit=np.abs(commands).max(axis=0) if ratio is not None else None,
         delay=delay,
         middle=middle,
+        held=held_commands(demonstrations, facts),
     )
+    if found.held and facts.gripper_command >= 0 and {"delay", "timing"} & set(wanted):
+        skipped["delay and timing of other grippers"] = (
+            f"action dimension(s) {', '.join(map(str, found.held))} switch as a gripper does, but only one gripper is "
+            f"waited for and timed: dimension {facts.gripper_command}"
+        )
     if "timing" not in wanted:
         return found
     if base.speeds is None:

@@ -28,6 +28,8 @@ RESTS = 0.05
 WORST_CONDITION = 50.0
 """Largest ratio of the strongest to the weakest direction of a matrix that commands are divided by."""
 LONGEST_DELAY = 8
+MOST_VALUES = 8
+"""Distinct values up to which a dimension switches and does not move."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def measure_actions(demonstrations: Sequence[Demonstration]) -> ActionFacts:
     positions = tuple(int(i) for i in np.flatnonzero((found.explained > LEAST_EXPLAINED) & (moved.std(0) > 1e-9)))
     # a two-valued state that flips with a command is no position
     states = np.concatenate([d.state for d in demonstrations])
-    positions = tuple(i for i in positions if len(np.unique(states[:, i])) > 8)
+    positions = tuple(i for i in positions if len(np.unique(states[:, i])) > MOST_VALUES)
     if not positions:
         raise NotIdentified(
             "no state dimension moves as the commands say (are the actions target positions?)",
@@ -261,21 +263,34 @@ def from_base(actions: np.ndarray, ratio: np.ndarray, commands: Sequence[int], l
     return found.astype(np.float32)
 
 
+def changing(width: int, gripper: int, held: Sequence[int]) -> list[int]:
+    """The action dimensions (of `width`) that are changes: zero stands still. Others hold a value, as the gripper's."""
+    return [i for i in range(width) if i != gripper and i not in held]
+
+
+def held_commands(demonstrations: Sequence[Demonstration], facts: ActionFacts) -> tuple[int, ...]:
+    """Action dimensions beside those that are known that only switch between a few values: other grippers, modes."""
+    actions = np.concatenate([d.actions for d in demonstrations])
+    others = [i for i in range(actions.shape[1]) if i != facts.gripper_command and i not in facts.commands]
+    return tuple(i for i in others if len(np.unique(actions[:, i])) <= MOST_VALUES)
+
+
 def wait_for_gripper(
-    actions: np.ndarray, closed: np.ndarray, delay: int, commands: Sequence[int], gripper: int, middle: float
+    actions: np.ndarray, closed: np.ndarray, delay: int, gripper: int, middle: float, held: Sequence[int] = ()
 ) -> np.ndarray:
     """Stand still for `delay` steps after each flip of the gripper's command in a chunk.
 
     Args:
         actions: [B, T, A]. closed: [B] bool, whether the gripper's state is above its middle, in the command's sense.
         delay: steps.
-        commands: action dimensions that move the arm. gripper: the gripper's action dimension.
-        middle: the command's value half-way between open and closed.
+        gripper: the gripper's action dimension. middle: its command half-way between open and closed.
+        held: action dimensions that are values to be held; all others but the gripper's stand still at zero.
 
     Returns:
         [B, T, A]; what no longer fits into the chunk is left to the next one.
     """
     found = np.array(actions)
+    changes = changing(actions.shape[-1], gripper, held)
     for b, chunk in enumerate(actions):
         fingers, row = bool(closed[b]), 0
         for step in chunk:
@@ -286,7 +301,7 @@ def wait_for_gripper(
             wanted = bool(step[gripper] > middle)
             if wanted != fingers:
                 still = step.copy()
-                still[list(commands)] = 0.0
+                still[changes] = 0.0
                 found[b, row : row + delay] = still
                 row += delay
                 fingers = wanted
