@@ -42,11 +42,13 @@ class CameraMap:
         matrix: [2, P] float64, a share of the edge per unit of position.
         offset: [2] float64.
         error: standard error of where a position seen in the demonstrations is drawn, share of the edge.
+        centre: [P] mean position of the demonstrations, where there are more than two; else None.
     """
 
     matrix: np.ndarray
     offset: np.ndarray
     error: float = 0.0
+    centre: np.ndarray | None = None
 
     def project(self, positions: np.ndarray) -> np.ndarray:
         """Positions [N, P] to pixels [N, 2]."""
@@ -54,12 +56,15 @@ class CameraMap:
 
     def document(self) -> dict[str, Any]:
         """As JSON values."""
-        return {"matrix": self.matrix.tolist(), "offset": self.offset.tolist(), "error": self.error}
+        centre = {"centre": self.centre.tolist()} if self.centre is not None else {}
+        return {"matrix": self.matrix.tolist(), "offset": self.offset.tolist(), "error": self.error, **centre}
 
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> CameraMap:
         """Inverse of `document`."""
-        return cls(np.array(document["matrix"], float), np.array(document["offset"], float), float(document["error"]))
+        matrix, offset = (np.array(document[key], float) for key in ("matrix", "offset"))
+        centre = np.array(document["centre"], float) if "centre" in document else None
+        return cls(matrix, offset, float(document["error"]), centre)
 
 
 def fit_camera(demonstrations: Sequence[Demonstration], camera: str, positions: Sequence[int]) -> CameraMap:
@@ -100,7 +105,8 @@ def fit_camera(demonstrations: Sequence[Demonstration], camera: str, positions: 
             + (f"uncertain by {error:.1%} of the picture)" if np.isfinite(error) else "unknown beside a line)"),
             "a demonstration that moves the gripper across the whole table, in every direction",
         )
-    return CameraMap(fit.slope.T, fit.intercept, error)
+    centre = where.mean(axis=0) if len(positions) > 2 else None
+    return CameraMap(fit.slope.T, fit.intercept, error, centre)
 
 
 def _movements(
@@ -190,8 +196,11 @@ def _bilinear(images: np.ndarray, columns: np.ndarray, rows: np.ndarray) -> np.n
 def between(base: CameraMap, here: CameraMap) -> tuple[np.ndarray, np.ndarray]:
     """The affine map (linear [2, 2], shift [2]) from a place in the base's picture to the same place in this one.
 
-    With more than two positions the base's picture does not fix all of them: the change of the map that is smallest
-    in the least-squares sense is taken.
+    With more than two positions the base's picture does not fix all of them: of the positions that are drawn there, the
+    one nearest to the demonstrations' middle is taken, wherever the positions' frame has its origin.
     """
     linear = here.matrix @ np.linalg.pinv(base.matrix)
-    return linear, here.offset - linear @ base.offset
+    if here.centre is None:
+        return linear, here.offset - linear @ base.offset
+    middle = here.centre[None]
+    return linear, here.project(middle)[0] - linear @ base.project(middle)[0]
