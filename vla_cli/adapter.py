@@ -132,7 +132,7 @@ def load_spec(directory: Path) -> PolicySpec:
     try:
         base = document.pop("base")
         state, actions = (Statistics.from_json(document.pop(key)) for key in ("state", "actions"))
-        document["calibration"] = document.get("calibration") or {}
+        document["calibration"] = _calibration(document.get("calibration") or {})
         wrong = {**ill_typed(PolicySpec, document), **(ill_typed(BaseReference, base) if base else {})}
         if wrong:
             raise TypeError("; ".join(f"{key} is not {expected}" for key, expected in wrong.items()))
@@ -140,6 +140,20 @@ def load_spec(directory: Path) -> PolicySpec:
         return PolicySpec(**document, state=state, actions=actions, base=base)
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is malformed ({error})", hint="vla finetune again") from None
+
+
+def _calibration(document: dict[str, Any]) -> dict[str, Any]:
+    """A calibration with the parts that are on by its own numbers: a person may have undone one and left the list."""
+    if not document:
+        return {}
+    on = {
+        "look": any(document["looks"]),
+        "camera": any(document["warps"]),
+        "action": document["ratio"] is not None,
+        "delay": document["delay"] > 0,
+        "timing": any(limit is not None for limit in document["timing"].values()),
+    }
+    return {**document, "parts": [part for part, is_on in on.items() if is_on]}
 
 
 def load_adapter_spec(directory: Path) -> PolicySpec:

@@ -54,7 +54,7 @@ PARTS = ("look", "camera", "action", "delay", "timing")
 TOLD_APART = 0.08
 """Log distance of the domains' median colours below which they cannot be told apart by a picture."""
 NEARLY_ONE = 0.02
-"""Gains and maps that differ by less than this from the base's are the base's."""
+"""Gains that differ by less than this from the base's are the base's. Maps have no such limit: a picture is redrawn."""
 
 
 @dataclass(frozen=True)
