@@ -66,3 +66,13 @@ def test_a_base_is_no_adapter(base: Path) -> None:
     assert load_spec(base).kind == "base"
     with pytest.raises(InputError, match="is a base policy"):
         load_adapter_spec(base)
+
+
+def test_the_parts_of_a_calibration_are_what_its_numbers_say(calibrated: Path, tmp_path: Path) -> None:
+    assert load_spec(calibrated).calibration["parts"] == ["look", "camera", "action"]
+    edited = Path(shutil.copytree(calibrated, tmp_path / "edited"))
+    assert load_spec(altered(edited, "calibration", "ratio", value=None)).calibration["parts"] == ["look", "camera"]
+    assert load_spec(altered(edited, "calibration", "looks", value=[None])).calibration["parts"] == ["camera"]
+    assert load_spec(altered(edited, "calibration", "delay", value=2)).calibration["parts"] == ["camera", "delay"]
+    with pytest.raises(InputError, match="malformed"):
+        load_spec(altered(edited, "calibration", "delay", value="late"))

@@ -73,3 +73,11 @@ def test_more_dimensions_than_the_base_takes_are_refused(demonstrations: Dataset
     demonstrations.action_names = [f"a{i}" for i in range(40)]
     with pytest.raises(InputError, match=r"40 action dimensions.*--action-dims 0-31"):
         matched(demonstrations, base)
+
+
+@pytest.mark.parametrize("edge", [None, 60])
+def test_how_the_pictures_were_padded_is_known_at_run_time(
+    edge: int | None, demonstrations: Dataset, base: Path
+) -> None:
+    demonstrations.squared = edge
+    assert matched(demonstrations, base)[0].squared == edge

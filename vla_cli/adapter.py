@@ -89,6 +89,8 @@ class PolicySpec:
         guidance: defaults for test-time guidance.
         calibration: explicit transforms between deployment and base (`calibration.Calibration.document`); empty
             for none. Pictures that belong to it lie in `calibration/` beside `policy.json`.
+        squared: edge of the squares that `vla preprocess --image-size` padded and resized the demonstrations' pictures
+            to; what a camera gives is prepared alike before anything else. None: it is taken as it is, and stretched.
     """
 
     family: str
@@ -111,6 +113,7 @@ class PolicySpec:
     world: dict[str, Any] | None = None
     guidance: dict[str, Any] = field(default_factory=lambda: {"weight": 1.0})
     calibration: dict[str, Any] = field(default_factory=dict)
+    squared: int | None = None
 
     def document(self) -> dict[str, Any]:
         """As the JSON document of `policy.json`."""
@@ -147,7 +150,7 @@ def load_spec(directory: Path) -> PolicySpec:
     try:
         base = document.pop("base")
         state, actions = (Statistics.from_json(document.pop(key)) for key in ("state", "actions"))
-        document["calibration"] = document.get("calibration") or {}
+        document["calibration"] = _calibration(document.get("calibration") or {})
         wrong = {**ill_typed(PolicySpec, document), **(ill_typed(BaseReference, base) if base else {})}
         if wrong:
             raise TypeError("; ".join(f"{key} is not {expected}" for key, expected in wrong.items()))
@@ -158,6 +161,20 @@ def load_spec(directory: Path) -> PolicySpec:
         return PolicySpec(**document, state=state, actions=actions, base=base)
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is malformed ({error})", hint="vla finetune again") from None
+
+
+def _calibration(document: dict[str, Any]) -> dict[str, Any]:
+    """A calibration with the parts that are on by its own numbers: a person may have undone one and left the list."""
+    if not document:
+        return {}
+    on = {
+        "look": any(document["looks"]),
+        "camera": any(document["warps"]),
+        "action": document["ratio"] is not None,
+        "delay": document["delay"] > 0,
+        "timing": any(limit is not None for limit in document["timing"].values()),
+    }
+    return {**document, "parts": [part for part, is_on in on.items() if is_on]}
 
 
 def load_adapter_spec(directory: Path) -> PolicySpec:

@@ -149,7 +149,9 @@ def _differences(outcome: Outcome) -> Sequence[str]:
 
 def _feeding(spec: PolicySpec) -> Sequence[str]:
     return [
-        f"- cameras, in this order: {', '.join(spec.cameras)}; RGB, resized to {spec.image_size} pixels square",
+        f"- cameras, in this order: {', '.join(spec.cameras)}; RGB, "
+        + (f"padded with black to squares of {spec.squared} pixels and " if spec.squared else "stretched and ")
+        + f"resized to {spec.image_size} pixels square (`act` does it)",
         f"- state ({len(spec.state_names)}): {', '.join(spec.state_names) or 'none'}",
         f"- actions ({len(spec.action_names)}): {', '.join(spec.action_names)}; raw units as recorded",
         f"- control rate {spec.rate_hz:g} Hz; chunks of {spec.chunk_size} steps, execute {spec.execute_steps}, "

@@ -4,7 +4,7 @@ On disk a directory:
 
     dataset.hdf5    robomimic's layout, which robomimic and its relatives read as it is
         /data               attrs: total, env_args (robomimic's JSON), schema_version, rate_hz, cameras, state_names,
-                            action_names, world (JSON each)
+                            action_names, world (JSON each); squared, where `vla preprocess --image-size` was given
         /data/demo_<i>      attrs: num_samples, episode (source name), operator, instructions (JSON list),
                             ep_meta (RoboCasa's JSON: {"lang": first instruction})
             obs/<camera>    [T, H, W, 3] uint8 RGB
@@ -85,6 +85,7 @@ class Dataset:
         action_names: one an action dimension.
         world: robomimic `env_args` that all demonstrations share, or None.
         statistics: of the training split.
+        squared: edge of the squares that pictures were padded and resized to; None where they are as recorded.
     """
 
     demonstrations: list[Demonstration]
@@ -96,6 +97,7 @@ class Dataset:
     action_names: list[str]
     world: dict[str, Any] | None
     statistics: DatasetStatistics
+    squared: int | None = None
 
     def split(self, name: Literal["train", "valid"]) -> list[Demonstration]:
         """The demonstrations of one split, in order."""
@@ -108,7 +110,7 @@ class DatasetWriter:
 
     Args:
         file: an open, empty HDF5 file.
-        facts: rate_hz, cameras, state_names, action_names and world, as attributes of `Dataset` are.
+        facts: rate_hz, cameras, state_names, action_names, world and squared, as attributes of `Dataset` are.
     """
 
     def __init__(self, file: h5py.File, **facts: Any) -> None:
@@ -122,6 +124,8 @@ class DatasetWriter:
         self.data.attrs["rate_hz"] = self.rate_hz
         for key in ("cameras", "state_names", "action_names", "world"):
             self.data.attrs[key] = json.dumps(facts[key], ensure_ascii=False)
+        if facts.get("squared") is not None:
+            self.data.attrs["squared"] = int(facts["squared"])
 
     def add(self, demonstration: Demonstration) -> None:
         """Append a demonstration."""
@@ -147,7 +151,7 @@ def writing_dataset(directory: Path, **facts: Any) -> Iterator[DatasetWriter]:
 
 def save_dataset(dataset: Dataset, directory: Path) -> None:
     """Write `dataset.hdf5`, `stats.json` and `splits.json` into `directory`. Equal datasets give equal bytes."""
-    facts = {k: getattr(dataset, k) for k in ("rate_hz", "cameras", "state_names", "action_names", "world")}
+    facts = {k: getattr(dataset, k) for k in ("rate_hz", "cameras", "state_names", "action_names", "world", "squared")}
     with writing_dataset(directory, **facts) as writer:
         for demonstration in dataset.demonstrations:
             writer.add(demonstration)
@@ -242,6 +246,7 @@ def _read_dataset(file: h5py.File, statistics: DatasetStatistics) -> Dataset:
         valid=valid,
         rate_hz=hdf5.number(data, "rate_hz", 0.0),
         statistics=statistics,
+        squared=int(hdf5.number(data, "squared", 0)) or None,
         **facts,
     )
 

@@ -168,6 +168,7 @@ def write(
                 continue
             if writer is None:
                 facts = {"rate_hz": agreed.rate, "cameras": list(agreed.cameras), "world": world}
+                facts["squared"] = config.image_size
                 facts |= {"state_names": result.state_names, "action_names": result.action_names}
                 writer = stack.enter_context(writing_dataset(partial, **facts))
                 written.state_names, written.action_names = result.state_names, result.action_names

@@ -95,6 +95,7 @@ def adapted_spec(
         tokenizer=tokenizer or (own.tokenizer if own else ""),
         world=dataset.world,
         guidance=_guidance(recipe, instructions, warnings),
+        squared=dataset.squared,
     )
 
 

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from deployments import CAMERA, base_facts, robot, shown, swept
 
-from vla_cli.calibration import calibrate
+from vla_cli.calibration import Calibration, calibrate, measure_domain
 from vla_cli.calibration.action import (
     ActionFacts,
     fit_delay,
     fit_gain,
     from_base,
+    invertible,
     measure_actions,
     to_base,
     wait_for_gripper,
 )
+from vla_cli.calibration.camera import fit_camera
 from vla_cli.calibration.robust import NotIdentified
+from vla_cli.dataset import Demonstration
 
 TURN = np.array([[1.0, -1.0], [1.0, 1.0]]) / np.sqrt(2)
 GAINS = {
@@ -123,21 +127,114 @@ def chunk(*gripper: float) -> np.ndarray:
 
 
 def test_the_arm_waits_for_the_gripper_and_what_no_longer_fits_is_left_out() -> None:
-    found = wait_for_gripper(chunk(-1, 1, 1, 1, -1, -1), np.array([False]), 2, (0, 1), 2, 0.0)[0]
+    found = wait_for_gripper(chunk(-1, 1, 1, 1, -1, -1), np.array([False]), 2, 2, 0.0)[0]
     assert found[:, 0] == pytest.approx([0.1, 0.2, 0.0, 0.0, 0.3, 0.4])
     assert found[:, 2].tolist() == [-1, 1, 1, 1, 1, 1]
 
 
 def test_without_a_flip_nothing_waits() -> None:
     open_chunk, closed_chunk = chunk(-1, -1, -1), chunk(1, 1, 1)
-    assert np.array_equal(wait_for_gripper(open_chunk, np.array([False]), 2, (0, 1), 2, 0.0), open_chunk)
-    assert np.array_equal(wait_for_gripper(closed_chunk, np.array([True]), 2, (0, 1), 2, 0.0), closed_chunk)
+    assert np.array_equal(wait_for_gripper(open_chunk, np.array([False]), 2, 2, 0.0), open_chunk)
+    assert np.array_equal(wait_for_gripper(closed_chunk, np.array([True]), 2, 2, 0.0), closed_chunk)
     both = np.concatenate([closed_chunk, closed_chunk])
-    found = wait_for_gripper(both, np.array([True, False]), 2, (0, 1), 2, 0.0)
+    found = wait_for_gripper(both, np.array([True, False]), 2, 2, 0.0)
     assert np.array_equal(found[0], closed_chunk[0])
     assert found[1, :, 0] == pytest.approx([0.1, 0.0, 0.0])
 
 
 def test_a_flip_in_the_last_step_is_the_next_chunks_to_wait_for() -> None:
     flips = chunk(-1, -1, 1)
-    assert np.array_equal(wait_for_gripper(flips, np.array([False]), 2, (0, 1), 2, 0.0), flips)
+    assert np.array_equal(wait_for_gripper(flips, np.array([False]), 2, 2, 0.0), flips)
+
+
+def moving(rows: np.ndarray, gain: np.ndarray, seed: int = 0) -> list[Demonstration]:
+    """A robot that commands only where `rows` [T, K] says so, and moves 5% more or less than the gain says."""
+    rng, found = np.random.default_rng(seed), []
+    for i in range(10):
+        commands = rng.uniform(0.3, 1, rows.shape) * rng.choice([-1, 1], rows.shape) * rows
+        moves = (commands * (1 + rng.normal(0, 0.05, rows.shape))) @ gain.T
+        position = np.cumsum(np.r_[np.full((1, len(gain)), 0.5), moves[:-1]], axis=0)
+        blank = np.zeros((len(rows), 4, 4, 3), np.uint8)
+        pair = position.astype(np.float32), commands.astype(np.float32)
+        found.append(Demonstration(f"rests_{i}", {CAMERA: blank}, *pair, []))
+    return found
+
+
+AXIS_BY_AXIS = np.eye(3, dtype=bool)[(np.arange(90) // 10) % 3]
+ARM_BY_ARM = np.repeat(np.stack([np.arange(90) // 10 % 5 < 3, np.arange(90) // 10 % 5 >= 3], axis=1), 3, axis=1)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [AXIS_BY_AXIS, ARM_BY_ARM, np.repeat(np.arange(90)[:, None] % 10 < 4, 3, axis=1)],
+    ids=["axis by axis", "arm by arm", "waits in most frames"],
+)
+def test_the_gain_is_that_of_the_frames_that_move(rows: np.ndarray) -> None:
+    gain = np.diag(np.linspace(0.05, 0.06, rows.shape[1]))
+    found = fit_gain(moving(rows, gain), range(len(gain)), range(len(gain)))
+    assert np.abs(found - gain).max() < 0.02 * gain.max()
+
+
+def test_metres_and_radians_are_not_compared() -> None:
+    units = np.array([0.01, 0.01, 0.01, 5.0, 5.0, 5.0])
+    mixed = []
+    for d in moving(np.ones((60, 6), bool), np.eye(6)):
+        mixed.append(
+            replace(d, state=(d.state * units).astype(np.float32), actions=d.actions * units.astype(np.float32))
+        )
+    facts = measure_actions(mixed)
+    assert facts.positions == facts.commands == (0, 1, 2, 3, 4, 5)
+    assert np.diag(facts.gain) == pytest.approx(np.ones(6), abs=0.02)
+
+
+def test_more_commands_than_directions_are_refused_before_anything_is_divided_by_them() -> None:
+    joints = np.random.default_rng(1).normal(0, 0.02, (3, 7))
+    base = measure_domain(moving(np.ones((60, 7), bool), joints), [CAMERA])
+    assert base.actions is not None and len(base.actions.commands) == 7
+    found = calibrate(moving(np.ones((60, 7), bool), joints, seed=5), [CAMERA], base)
+    assert "7 commands move the robot in 3 direction(s)" in found.skipped["action"]
+    planned = np.full((1, 4, 7), 0.2, np.float32)
+    assert np.array_equal(found.command(planned, np.zeros((1, 3))), planned)
+    with pytest.raises(NotIdentified, match="2 commands move the robot in 1 direction"):
+        invertible(np.diag([0.8, 0.0]))
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_too_few_frames_are_refused_in_words(steps: int) -> None:
+    facts = measure_actions(robot(TURN))
+    few = robot(TURN, count=1, steps=steps)
+    with pytest.raises(NotIdentified, match="successive frames"):
+        measure_actions(few)
+    with pytest.raises(NotIdentified, match="successive frames"):
+        fit_gain(few, facts.positions, facts.commands)
+    with pytest.raises(NotIdentified, match="more demonstrations"):
+        fit_camera(few, CAMERA, facts.positions)
+
+
+def test_positions_that_no_command_moves_are_refused_in_words() -> None:
+    """Target positions of a robot that rests in most frames: a gain of zero would explain the rests."""
+    targets = []
+    for d in moving(np.repeat(np.arange(90)[:, None] % 10 < 4, 3, axis=1), 0.05 * np.eye(3)):
+        targets.append(replace(d, actions=np.concatenate([d.state[1:], d.state[-1:]])))
+    with pytest.raises(NotIdentified, match="no command moves a position"):
+        measure_actions(targets)
+
+
+def test_while_waiting_nothing_changes_and_what_is_held_is_held() -> None:
+    planned = np.concatenate([chunk(-1, 1, 1, 1), np.full((1, 4, 1), 0.3, np.float32)], axis=-1)
+    turned = wait_for_gripper(planned, np.array([False]), 1, 2, 0.0)[0]
+    assert turned[:, 3] == pytest.approx([0.3, 0.3, 0.0, 0.3])
+    held = wait_for_gripper(planned, np.array([False]), 1, 2, 0.0, held=(3,))[0]
+    assert held[:, 3] == pytest.approx([0.3] * 4) and held[:, 0] == pytest.approx([0.1, 0.2, 0.0, 0.3])
+
+
+def test_that_only_one_gripper_is_waited_for_is_said(tmp_path: Path) -> None:
+    two = []
+    for d in robot(TURN, delay=2):
+        other = np.where(np.arange(len(d)) % 8 < 4, -1.0, 1.0).astype(np.float32)[:, None]
+        two.append(replace(d, actions=np.concatenate([d.actions, other], axis=1)))
+    base = measure_domain([replace(d, actions=np.c_[d.actions, d.actions[:, :1] * 0]) for d in robot(TURN)], [CAMERA])
+    found = calibrate(two, [CAMERA], base)
+    assert found.delay == 2 and found.held == (3,)
+    assert "action dimension(s) 3 switch" in found.skipped["delay and timing of other grippers"]
+    assert Calibration.load(found.document(), tmp_path).held == (3,)

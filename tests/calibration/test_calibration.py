@@ -21,6 +21,7 @@ from vla_cli.calibration import (
 )
 from vla_cli.errors import InputError
 from vla_cli.files import write_json
+from vla_cli.synchrony.synchronise import square
 from vla_cli.worlds.tabletop.shifts import DOMAINS
 
 
@@ -194,3 +195,31 @@ def test_what_cannot_be_measured_of_a_base_is_named() -> None:
     assert facts.actions is not None and facts.looks == [None] and facts.cameras == [None]
     assert "saturated" in facts.unknown[f"look of {CAMERA}"]
     assert "stands still" in facts.unknown[f"camera {CAMERA}"]
+
+
+def letterboxed(pictures: np.ndarray, rows: int) -> np.ndarray:
+    """The middle rows of pictures [N, 60, 60, 3], padded with black as preprocess pads a wide camera's."""
+    top = (60 - rows) // 2
+    return np.stack([square(np.ascontiguousarray(picture[top : top + rows]), 60) for picture in pictures])
+
+
+@pytest.mark.parametrize("rows", [45, 34])
+def test_black_bars_are_left_out_of_the_fit_and_shown_as_they_are(rows: int, tmp_path: Path) -> None:
+    demonstrations = [replace(d, images={CAMERA: letterboxed(d.images[CAMERA], rows)}) for d in shown("W")]
+    found = stored(calibrate(demonstrations, [CAMERA], base_facts()), tmp_path)
+    assert {"look", "camera", "action"} <= set(found.parts)
+    here, there = (letterboxed(pictures, rows) for pictures in pair("W"))
+    seen = found.observe(here[:, None])[:, 0]
+    above = (60 - rows) // 2
+    assert found.bars == [(above, 60 - rows - above, 0, 0)]
+    assert not seen[:, :above].any() and not seen[:, above + rows :].any()
+    before, after = (np.abs(pictures.astype(float) - there).mean() for pictures in (here, seen))
+    assert after < 5.0 < 0.2 * before
+    assert found.is_here(here[:, None]).all() and not found.is_here(there[:, None]).any()
+
+
+def test_black_bars_are_no_colour_of_the_bases() -> None:
+    boxed = [replace(d, images={CAMERA: letterboxed(d.images[CAMERA], 34)}) for d in shown("base")]
+    look = measure_domain(boxed, [CAMERA]).looks[0]
+    # the gripper is dark too, but the plates are the commonest of what stands on the table
+    assert look is not None and look.palette[0].min() > 200

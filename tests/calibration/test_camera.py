@@ -141,3 +141,26 @@ def test_a_map_survives_its_document() -> None:
     camera = fit_camera(shown("V"), CAMERA, (0, 1))
     again = CameraMap.from_document(camera.document())
     assert np.array_equal(again.matrix, camera.matrix) and np.array_equal(again.offset, camera.offset)
+
+
+def test_the_map_between_cameras_does_not_depend_on_where_the_positions_frame_begins() -> None:
+    """Two tilted cameras see three positions; the frame's origin is the table's, the robot's or the room's."""
+    rng = np.random.default_rng(0)
+    base, here = (CameraMap(rng.uniform(-1, 1, (2, 3)), np.full(2, 0.5)) for _ in range(2))
+    near, places = np.zeros(3), rng.uniform(-0.2, 0.2, (40, 3))
+    found = []
+    for origin in (near, np.array([0.5, 0.0, 0.47]), np.array([2.0, 1.0, 0.8])):
+        moved = [replace(m, offset=m.offset - m.matrix @ origin, centre=near + origin) for m in (base, here)]
+        moved = [CameraMap.from_document(m.document()) for m in moved]
+        found.append(base.project(places) @ between(*moved)[0].T + between(*moved)[1])
+    assert found[1] == pytest.approx(found[0]) and found[2] == pytest.approx(found[0])
+    # the demonstrations' middle is drawn where this camera sees it
+    assert between(*moved)[0] @ base.offset + between(*moved)[1] == pytest.approx(here.offset)
+
+
+def test_a_third_position_is_mapped_about_the_middle_of_the_demonstrations() -> None:
+    deep = [replace(d, state=np.c_[d.state[:, :2], d.state[:, :1] + d.state[:, 1:2] ** 2]) for d in shown(TURNED)]
+    found = fit_camera(deep, CAMERA, (0, 1, 2))
+    assert found.centre is not None and len(found.centre) == 3
+    assert np.abs(found.centre[:2] - visited(TURNED).mean(0)).max() < 0.2
+    assert fit_camera(shown(TURNED), CAMERA, (0, 1)).centre is None

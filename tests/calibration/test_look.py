@@ -172,3 +172,11 @@ def test_modes_of_colour_are_the_commonest_first() -> None:
     modes, shares = colour_modes(pixels)
     assert np.abs(modes - colours).max() < 2
     assert shares == pytest.approx([0.7, 0.3], abs=0.02)
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_a_table_too_unlike_the_bases_is_no_measure_of_the_light(count: int) -> None:
+    black = replace(BASE, background=(0.06, 0.06, 0.06))
+    grey = [np.repeat(d.images[CAMERA].mean(-1, keepdims=True), 3, -1).astype(np.uint8) for d in shown(black, count)]
+    with pytest.raises(NotIdentified, match="too far apart to tell the light"):
+        fit_look(grey, base_look())

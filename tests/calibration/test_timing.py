@@ -115,3 +115,27 @@ def test_without_a_gripper_there_are_no_phases() -> None:
     assert facts is not None
     with pytest.raises(NotIdentified, match="no gripper"):
         measure_speeds(shown("base"), replace(facts, gripper_state=-1))
+
+
+def test_what_else_is_commanded_goes_with_the_step_it_was_planned_for() -> None:
+    """x, y, a rotation's change, a mode that is held, gripper; the state holds no orientation."""
+    planned = np.zeros((1, 8, 5), np.float32)
+    planned[0, :2, 0], planned[0, 1, 2], planned[0, :, 3], planned[0, :, 4] = 0.4, 0.6, np.arange(8) // 2, -1
+    follower = {"commands": (0, 1), "gripper": 4, "sign": 1, "middle": 0.0, "held": (3,)}
+    untouched = retime(planned, np.array([False]), Timing(closed=0.1), **follower)
+    assert np.array_equal(untouched, planned)
+    found = retime(planned, np.array([False]), Timing(open=0.2), **follower)[0]
+    assert found[:, 0] == pytest.approx([0.2, 0.2, 0.2, 0.2, 0, 0, 0, 0], abs=1e-6)
+    assert found[:, 2] == pytest.approx([0, 0, 0.3, 0.3, 0, 0, 0, 0], abs=1e-6)
+    assert found[:, 3].tolist() == [0, 0, 0, 0, 1, 1, 2, 2]
+
+
+def test_an_analogue_gripper_keeps_the_openings_that_were_planned() -> None:
+    planned = np.zeros((1, 6, 3), np.float32)
+    planned[0, :, 0], planned[0, :, 2] = 0.05, [0.0, 0.01, 0.02, 0.02, 0.06, 0.06]
+    found = retime(planned, np.array([False]), Timing(open=0.04), commands=(0, 1), gripper=2, sign=1, middle=0.04)
+    # every value was planned, and the flip comes when the path up to it is done: in the next chunk
+    assert found[0, :, 2] == pytest.approx([0.0, 0.01, 0.02, 0.02, 0.02, 0.02])
+    stopped = retime(planned, np.array([False]), Timing(closing=0.0), commands=(0, 1), gripper=2, sign=1, middle=0.04)
+    assert stopped[0, :, 2] == pytest.approx([0.0, 0.01, 0.02, 0.02, 0.02, 0.06])
+    assert stopped[0, :, 0] == pytest.approx([0.05] * 5 + [0.0])

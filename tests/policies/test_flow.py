@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from vla_cli.policies.checkpoint import load_base, load_config, locate_base
 from vla_cli.policies.flow import FlowPolicy, load
 from vla_cli.policies.flow_matching import flow_losses, prepare_images, sample_chunk, sample_time
 from vla_cli.policies.modalities import is_unused, lora_targets, modality_of, parameter_groups
+from vla_cli.synchrony.synchronise import square
 
 PUT, OTHER = "put the red block on the left plate", "put the blue ball on the front plate"
 
@@ -288,3 +290,19 @@ def test_what_was_trained_belongs_to_the_deployment(base: Path, adapter: Path, c
     assert not np.array_equal(mixed[2:], plain)
     adapted.calibrate(None)
     np.testing.assert_array_equal(adapted.act(here, state[2:], words[2:], noise[2:]), plain)
+
+
+def test_a_wide_picture_is_prepared_as_preprocess_did(base: Path, calibrated: Path) -> None:
+    """What the robot's camera gives and what the dataset holds of it lead to the same actions."""
+    wide = np.random.default_rng(0).integers(0, 256, (2, 1, 45, 80, 3), np.uint8)
+    prepared = np.stack([square(picture, 60) for picture in wide[:, 0]])[:, None]
+    state = np.full((2, 4), 0.5, np.float32)
+    for adapter in (None, calibrated):
+        policy = load(str(base), adapter, device="cpu")
+        noise = noise_for(policy, 2)
+        stretched = policy.act(wide, state, [PUT, OTHER], noise)
+        as_trained = policy.act(prepared, state, [PUT, OTHER], noise)
+        assert not np.array_equal(stretched, as_trained)
+        policy.spec = replace(policy.spec, squared=60)
+        np.testing.assert_array_equal(policy.act(wide, state, [PUT, OTHER], noise), as_trained)
+        np.testing.assert_array_equal(policy.act(prepared, state, [PUT, OTHER], noise), as_trained)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -119,3 +121,11 @@ def test_without_domain_facts_and_replay_a_warning_says_how(dataset: Path, bare_
     summary = finetune.run(config(dataset, bare_base, tmp_path / "out"))
     assert any("Nothing was calibrated" in text and "--replay" in text for text in summary["warnings"])
     assert load_spec(tmp_path / "out").calibration == {}
+
+
+def test_a_base_without_policy_json_is_not_calibrated_and_the_reason_is_the_true_one(tmp_path: Path) -> None:
+    plan: Any = SimpleNamespace(
+        spec=SimpleNamespace(statistics_from="dataset"), files=SimpleNamespace(directory=tmp_path)
+    )
+    facts, why = finetune._domain_facts(plan, None)
+    assert facts is None and "carries no policy.json" in why and "units" not in why

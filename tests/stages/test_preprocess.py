@@ -87,6 +87,7 @@ def test_pictures_rate_and_dimensions_as_asked(episodes, tmp_path) -> None:
     summary = run(episodes(), tmp_path / "d", image_size=10, rate=5.0, action_dims="3,0", state_dims="1-3")
     dataset = load_dataset(tmp_path / "d")
     assert dataset.rate_hz == 5.0 and dataset.demonstrations[0].images["camera"].shape == (10, 10, 10, 3)
+    assert dataset.squared == 10
     assert dataset.action_names == ["action[3]", "action[0]"] and len(dataset.state_names) == 3
     assert any("resampled from 10 Hz to 5 Hz" in warning for warning in summary["warnings"])
     assert summary["counts"]["episodes_resampled"] == 6

@@ -33,10 +33,13 @@ from vla_cli.calibration.action import (
     fit_delay,
     fit_gain,
     from_base,
+    held_commands,
+    invertible,
     measure_actions,
     to_base,
     wait_for_gripper,
 )
+from vla_cli.calibration.bars import NO_BARS, Bars, find_bars, within
 from vla_cli.calibration.camera import CameraMap, fit_camera, warp
 from vla_cli.calibration.look import Look, LookTransform, fit_look, measure_look, median_colour
 from vla_cli.calibration.robust import NotIdentified
@@ -51,7 +54,7 @@ PARTS = ("look", "camera", "action", "delay", "timing")
 TOLD_APART = 0.08
 """Log distance of the domains' median colours below which they cannot be told apart by a picture."""
 NEARLY_ONE = 0.02
-"""Gains and maps that differ by less than this from the base's are the base's."""
+"""Gains that differ by less than this from the base's are the base's. Maps have no such limit: a picture is redrawn."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ def measure_domain(demonstrations: Sequence[Demonstration], cameras: Sequence[st
     looks: list[Look | None] = []
     maps: list[CameraMap | None] = []
     for camera in cameras:
-        videos = [d.images[camera] for d in demonstrations]
+        videos = _within_bars(demonstrations, camera)
         looks.append(_tried(f"look of {camera}", unknown, lambda videos=videos: measure_look(videos)))
         maps.append(
             _tried(f"camera {camera}", unknown, lambda c=camera: fit_camera(demonstrations, c, actions.positions))
@@ -129,6 +132,13 @@ def _median(demonstrations: Sequence[Demonstration], camera: str) -> np.ndarray:
         return median_colour(pictures)
     except NotIdentified:
         return np.median(pictures.reshape(-1, 3), axis=0).astype(np.float64)
+
+
+def _within_bars(demonstrations: Sequence[Demonstration], camera: str) -> list[np.ndarray]:
+    """A camera's videos [T, H, W, 3] without bars."""
+    videos = [d.images[camera] for d in demonstrations]
+    bars = find_bars(videos)
+    return [within(video, bars) for video in videos]
 
 
 def save_domain(facts: DomainFacts, directory: Path) -> None:
@@ -177,6 +187,8 @@ class Calibration:
         middle: half-way value of the gripper's state and of its command.
         base_medians, medians: [3] a camera, by which the domains are told apart.
         skipped: part to the reason why it was left out.
+        bars: black bars around each camera's pictures; empty where no picture has any.
+        held: action dimensions beside the gripper's that are values to be held, and no changes.
     """
 
     cameras: list[str]
@@ -192,6 +204,8 @@ class Calibration:
     base_medians: list[np.ndarray]
     medians: list[np.ndarray]
     skipped: dict[str, str] = field(default_factory=dict)
+    bars: list[Bars] = field(default_factory=list)
+    held: tuple[int, ...] = ()
 
     @property
     def parts(self) -> list[str]:
@@ -214,10 +228,18 @@ class Calibration:
         """[B] bool: which observations [B, C, H, W, 3] are from this deployment, not from the base's own domain."""
         if not self.told_apart:
             return np.ones(len(images), bool)
-        seen = np.median(images.reshape(*images.shape[:2], -1, 3), axis=2)
+        seen = np.stack([self._seen(images[:, c], c) for c in range(len(self.cameras))], axis=1)
         to_base = sum(_log_distance(seen[:, c], m) for c, m in enumerate(self.base_medians))
         to_here = sum(_log_distance(seen[:, c], m) for c, m in enumerate(self.medians))
         return np.asarray(to_here <= to_base)
+
+    def _seen(self, images: np.ndarray, camera: int) -> np.ndarray:
+        """Median colour [B, 3] of one camera's images [B, H, W, 3], within bars."""
+        inner = within(images, self._bars_of(camera))
+        return np.asarray(np.median(inner.reshape(len(images), -1, 3), axis=1))
+
+    def _bars_of(self, camera: int) -> Bars:
+        return self.bars[camera] if self.bars else NO_BARS
 
     def closed(self, state: np.ndarray) -> np.ndarray:
         """[B] bool: whether the gripper's state [B, S] says that it is closed; False where no gripper is known."""
@@ -229,9 +251,11 @@ class Calibration:
         """Images of this deployment [B, C, H, W, 3] uint8, as the base would see them; uint8 of the same shape."""
         found = np.empty_like(images)
         for c, (look, maps) in enumerate(zip(self.looks, self.warps, strict=True)):
-            pixels = look.apply(images[:, c]) if look is not None else images[:, c].astype(np.float32)
+            pixels, bars = images[:, c].astype(np.float32), self._bars_of(c)
+            if look is not None:
+                within(pixels, bars)[:] = look.apply(within(images[:, c], bars))
             if maps is not None:
-                pixels = warp(pixels, *maps)
+                pixels = warp(pixels, *maps, bars)
             found[:, c] = np.clip(pixels + 0.5, 0, 255).astype(np.uint8)
         return found
 
@@ -255,14 +279,13 @@ class Calibration:
                 gripper=facts.gripper_command,
                 sign=facts.gripper_sign,
                 middle=self.middle[1],
+                held=self.held,
             )
         if self.ratio is not None and self.limit is not None:
             actions = from_base(actions, self.ratio, facts.commands, self.limit)
         if self.delay > 0:
             above = closed if facts.gripper_sign > 0 else ~closed
-            actions = wait_for_gripper(
-                actions, above, self.delay, facts.commands, facts.gripper_command, self.middle[1]
-            )
+            actions = wait_for_gripper(actions, above, self.delay, facts.gripper_command, self.middle[1], self.held)
         return actions
 
     def demonstration(self, found: Demonstration) -> Demonstration:
@@ -298,6 +321,8 @@ class Calibration:
             "base_medians": [m.round(2).tolist() for m in self.base_medians],
             "medians": [m.round(2).tolist() for m in self.medians],
             "on": "pictures nearer to this deployment's median colour" if self.told_apart else "always",
+            **({"bars": [list(bars) for bars in self.bars]} if self.bars else {}),
+            **({"held": list(self.held)} if self.held else {}),
         }
 
     def save(self, directory: Path) -> None:
@@ -335,6 +360,8 @@ class Calibration:
                 base_medians=[np.array(m, float) for m in document["base_medians"]],
                 medians=[np.array(m, float) for m in document["medians"]],
                 skipped=document["skipped"],
+                bars=[(int(a), int(b), int(c), int(d)) for a, b, c, d in document.get("bars", [])],
+                held=tuple(int(i) for i in document.get("held", [])),
             )
         except (AttributeError, KeyError, TypeError, ValueError, OSError, IndexError) as error:
             raise InputError(
@@ -372,6 +399,7 @@ def calibrate(
     if "camera" in wanted:
         warps = _warps(demonstrations, cameras, base, skipped)
     size = demonstrations[0].images[cameras[0]].shape[1:3]
+    bars = [find_bars([d.images[c] for d in demonstrations]) for c in cameras]
     found = Calibration(
         cameras=list(cameras),
         image_size=(int(size[0]), int(size[1])),
@@ -386,6 +414,7 @@ def calibrate(
         base_medians=base.medians,
         medians=[_median(demonstrations, c) for c in cameras],
         skipped=skipped,
+        bars=bars if any(found != NO_BARS for found in bars) else [],
     )
     if base.actions is None:
         reason = base.unknown.get("action", "the base's facts do not say how its robot answers to commands")
@@ -404,7 +433,7 @@ def _looks(
             reasons[camera] = f"{camera}: {base.unknown.get(f'look of {camera}', 'the base has no look for it')}"
             found.append(None)
             continue
-        videos = [d.images[camera] for d in demonstrations]
+        videos = _within_bars(demonstrations, camera)
         found.append(_tried(camera, reasons, lambda v=videos, b=look: fit_look(v, b)))
     if reasons:
         skipped["look"] = "; ".join(reasons.values())
@@ -441,11 +470,9 @@ def _with_actions(
     commands = np.concatenate([d.actions[:, list(facts.commands)] for d in demonstrations])
     ratio = None
     if "action" in wanted:
-        gain = _tried("action", skipped, lambda: fit_gain(demonstrations, facts.positions, facts.commands))
-        if gain is not None:
-            ratio = np.linalg.pinv(facts.gain) @ gain
-            if np.abs(ratio - np.eye(len(ratio))).max() < NEARLY_ONE:
-                ratio = None
+        ratio = _tried("action", skipped, lambda: _ratio(demonstrations, facts))
+        if ratio is not None and np.abs(ratio - np.eye(len(ratio))).max() < NEARLY_ONE:
+            ratio = None
     delay = 0
     if "delay" in wanted:
         own = _tried("delay", skipped, lambda: fit_delay(demonstrations, facts))
@@ -458,7 +485,13 @@ def _with_actions(
         limit=np.abs(commands).max(axis=0) if ratio is not None else None,
         delay=delay,
         middle=middle,
+        held=held_commands(demonstrations, facts),
     )
+    if found.held and facts.gripper_command >= 0 and {"delay", "timing"} & set(wanted):
+        skipped["delay and timing of other grippers"] = (
+            f"action dimension(s) {', '.join(map(str, found.held))} switch as a gripper does, but only one gripper is "
+            f"waited for and timed: dimension {facts.gripper_command}"
+        )
     if "timing" not in wanted:
         return found
     if base.speeds is None:
@@ -467,6 +500,16 @@ def _with_actions(
     converted = [replace(d, actions=_in_base_convention(d.actions, found)) for d in demonstrations]
     speeds = _tried("timing", skipped, lambda: measure_speeds(converted, facts))
     return replace(found, timing=fit_timing(base.speeds, speeds)) if speeds is not None else found
+
+
+def _ratio(demonstrations: Sequence[Demonstration], facts: ActionFacts) -> np.ndarray:
+    """This robot's commands times this [K, K] are the base's.
+
+    Raises:
+        NotIdentified: the demonstrations do not say.
+    """
+    gain = fit_gain(demonstrations, facts.positions, facts.commands, facts.limit)
+    return invertible(np.linalg.pinv(facts.gain) @ gain)
 
 
 def _in_base_convention(actions: np.ndarray, calibration: Calibration) -> np.ndarray:

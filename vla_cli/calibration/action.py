@@ -15,15 +15,21 @@ from typing import Any
 
 import numpy as np
 
-from vla_cli.calibration.robust import NotIdentified, robust_fit
+from vla_cli.calibration.robust import Fit, NotIdentified, robust_fit
 from vla_cli.dataset import Demonstration
 
 LEAST_EXPLAINED = 0.8
 LARGEST_ERROR = 0.08
-"""Largest standard error of a gain, as a share of the largest gain."""
+"""Largest standard error of what a large command does to a position, as a share of its largest displacement."""
 LEAST_SPREAD = 0.05
-"""Spread of the commands along their least used direction, as a share of the largest command."""
+"""Spread of the commands, as shares of a large one, along their least used direction."""
+RESTS = 0.05
+"""Displacement, as a share of its standard deviation, below which a position rests; commands may miss it by as much."""
+WORST_CONDITION = 50.0
+"""Largest ratio of the strongest to the weakest direction of a matrix that commands are divided by."""
 LONGEST_DELAY = 8
+MOST_VALUES = 8
+"""Distinct values up to which a dimension switches and does not move."""
 
 
 @dataclass(frozen=True)
@@ -83,46 +89,94 @@ def measure_actions(demonstrations: Sequence[Demonstration]) -> ActionFacts:
         NotIdentified: no state dimension follows the commands as a displacement.
     """
     commands, moved = _displacements(demonstrations)
-    found = robust_fit(commands, moved)
+    if len(commands) == 0 or moved.shape[1] == 0:
+        raise NotIdentified("there are no states, or no two successive frames", "states that hold the position")
+    found = _fit(commands, moved)
     positions = tuple(int(i) for i in np.flatnonzero((found.explained > LEAST_EXPLAINED) & (moved.std(0) > 1e-9)))
     # a two-valued state that flips with a command is no position
     states = np.concatenate([d.state for d in demonstrations])
-    positions = tuple(i for i in positions if len(np.unique(states[:, i])) > 8)
+    positions = tuple(i for i in positions if len(np.unique(states[:, i])) > MOST_VALUES)
     if not positions:
         raise NotIdentified(
             "no state dimension moves as the commands say (are the actions target positions?)",
             "states that hold the position which the actions displace",
         )
     strength = np.abs(found.slope[:, positions]) * commands.std(0)[:, None]
-    moves = strength.max(axis=1) > 0.1 * strength.max()
+    # metres and radians do not compare: a command counts that moves any position, measured by that position's own moves
+    moves = (strength > 0.1 * strength.max(axis=0)).any(axis=1)
     chosen = tuple(int(i) for i in np.flatnonzero(moves))
+    if not chosen:
+        raise NotIdentified("no command moves a position", "a demonstration that moves along each axis by itself")
     gain = fit_gain(demonstrations, positions, chosen)
     limit = np.abs(commands[:, chosen]).max(axis=0)
     return ActionFacts(positions, chosen, gain, limit, *_gripper(demonstrations, positions, chosen))
 
 
-def fit_gain(demonstrations: Sequence[Demonstration], positions: Sequence[int], commands: Sequence[int]) -> np.ndarray:
+def fit_gain(
+    demonstrations: Sequence[Demonstration],
+    positions: Sequence[int],
+    commands: Sequence[int],
+    limit: np.ndarray | None = None,
+) -> np.ndarray:
     """Displacement per command [P, K].
+
+    Args:
+        demonstrations: raw units.
+        positions, commands: which dimensions.
+        limit: [K] what a large command is in each one's unit; None for the largest seen.
 
     Raises:
         NotIdentified: the commands do not explain the displacements, or not every direction was commanded.
     """
     x, y = _displacements(demonstrations)
     x, y = x[:, list(commands)], y[:, list(positions)]
-    fit = robust_fit(x, y)
+    fit = _fit(x, y)
     if min(fit.explained) < LEAST_EXPLAINED:
         raise NotIdentified(
             f"the commands explain only {min(fit.explained):.0%} of the displacements",
             "states and actions of one clock, with commands that act within a step",
         )
-    error = float(fit.slope_error.max() / max(np.abs(fit.slope).max(), 1e-9))
-    spread = np.linalg.svd(x - x.mean(0), compute_uv=False) / np.sqrt(len(x))
-    if error > LARGEST_ERROR or spread[-1] <= LEAST_SPREAD * np.abs(x).max():
+    # metres and radians do not compare, but shares of a large command do
+    large = np.maximum(np.abs(x).max(axis=0) if limit is None else limit, 1e-9)
+    moves = np.abs(fit.slope * large[:, None]).max(axis=0)
+    error = float((fit.slope_error * large[:, None] / np.maximum(moves, 1e-9)).max())
+    spread = np.linalg.svd((x - x.mean(0)) / large, compute_uv=False) / np.sqrt(len(x))
+    if error > LARGEST_ERROR or spread[-1] <= LEAST_SPREAD:
         raise NotIdentified(
             f"the demonstrations do not command every direction (a gain is uncertain by {error:.0%})",
             "a demonstration that moves along each axis by itself",
         )
     return fit.slope.T
+
+
+def _fit(commands: np.ndarray, moved: np.ndarray) -> Fit:
+    """Displacements [N, P] by commands [N, K], of the frames that move.
+
+    Where a position rests in most frames, these are fitted exactly and the spread of the residuals is theirs: nothing.
+    Then whatever moves is an outlier, and a gain of zero explains the rest. So frames that move must be fitted too.
+    """
+    fit, scale = robust_fit(commands, moved), np.maximum(moved.std(0), 1e-9)
+    missed = np.abs(moved - commands @ fit.slope - fit.intercept) / scale
+    moving = np.abs(moved) > RESTS * scale
+    if all(np.median(missed[rows, p]) <= RESTS for p, rows in enumerate(moving.T) if rows.any()):
+        return fit
+    return robust_fit(commands, moved, RESTS * scale)
+
+
+def invertible(ratio: np.ndarray) -> np.ndarray:
+    """A ratio of gains [K, K], where commands can be divided by it.
+
+    Raises:
+        NotIdentified: they cannot, or only by making some of them very large.
+    """
+    values = np.linalg.svd(ratio, compute_uv=False)
+    if values[0] > WORST_CONDITION * values[-1]:
+        told = int((WORST_CONDITION * values > values[0]).sum())
+        raise NotIdentified(
+            f"{len(ratio)} commands move the robot in {told} direction(s), so that what each does cannot be told",
+            "as many positions in the state as there are commands, each moved by a command of its own",
+        )
+    return ratio
 
 
 def _displacements(demonstrations: Sequence[Demonstration]) -> tuple[np.ndarray, np.ndarray]:
@@ -209,21 +263,34 @@ def from_base(actions: np.ndarray, ratio: np.ndarray, commands: Sequence[int], l
     return found.astype(np.float32)
 
 
+def changing(width: int, gripper: int, held: Sequence[int]) -> list[int]:
+    """The action dimensions (of `width`) that are changes: zero stands still. Others hold a value, as the gripper's."""
+    return [i for i in range(width) if i != gripper and i not in held]
+
+
+def held_commands(demonstrations: Sequence[Demonstration], facts: ActionFacts) -> tuple[int, ...]:
+    """Action dimensions beside those that are known that only switch between a few values: other grippers, modes."""
+    actions = np.concatenate([d.actions for d in demonstrations])
+    others = [i for i in range(actions.shape[1]) if i != facts.gripper_command and i not in facts.commands]
+    return tuple(i for i in others if len(np.unique(actions[:, i])) <= MOST_VALUES)
+
+
 def wait_for_gripper(
-    actions: np.ndarray, closed: np.ndarray, delay: int, commands: Sequence[int], gripper: int, middle: float
+    actions: np.ndarray, closed: np.ndarray, delay: int, gripper: int, middle: float, held: Sequence[int] = ()
 ) -> np.ndarray:
     """Stand still for `delay` steps after each flip of the gripper's command in a chunk.
 
     Args:
         actions: [B, T, A]. closed: [B] bool, whether the gripper's state is above its middle, in the command's sense.
         delay: steps.
-        commands: action dimensions that move the arm. gripper: the gripper's action dimension.
-        middle: the command's value half-way between open and closed.
+        gripper: the gripper's action dimension. middle: its command half-way between open and closed.
+        held: action dimensions that are values to be held; all others but the gripper's stand still at zero.
 
     Returns:
         [B, T, A]; what no longer fits into the chunk is left to the next one.
     """
     found = np.array(actions)
+    changes = changing(actions.shape[-1], gripper, held)
     for b, chunk in enumerate(actions):
         fingers, row = bool(closed[b]), 0
         for step in chunk:
@@ -234,7 +301,7 @@ def wait_for_gripper(
             wanted = bool(step[gripper] > middle)
             if wanted != fingers:
                 still = step.copy()
-                still[list(commands)] = 0.0
+                still[changes] = 0.0
                 found[b, row : row + delay] = still
                 row += delay
                 fingers = wanted

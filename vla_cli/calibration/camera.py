@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from vla_cli.calibration.bars import NO_BARS, Bars, within
 from vla_cli.calibration.robust import Fit, NotIdentified, robust_fit
 from vla_cli.dataset import Demonstration
 
@@ -41,11 +42,13 @@ class CameraMap:
         matrix: [2, P] float64, a share of the edge per unit of position.
         offset: [2] float64.
         error: standard error of where a position seen in the demonstrations is drawn, share of the edge.
+        centre: [P] mean position of the demonstrations, where there are more than two; else None.
     """
 
     matrix: np.ndarray
     offset: np.ndarray
     error: float = 0.0
+    centre: np.ndarray | None = None
 
     def project(self, positions: np.ndarray) -> np.ndarray:
         """Positions [N, P] to pixels [N, 2]."""
@@ -53,12 +56,15 @@ class CameraMap:
 
     def document(self) -> dict[str, Any]:
         """As JSON values."""
-        return {"matrix": self.matrix.tolist(), "offset": self.offset.tolist(), "error": self.error}
+        centre = {"centre": self.centre.tolist()} if self.centre is not None else {}
+        return {"matrix": self.matrix.tolist(), "offset": self.offset.tolist(), "error": self.error, **centre}
 
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> CameraMap:
         """Inverse of `document`."""
-        return cls(np.array(document["matrix"], float), np.array(document["offset"], float), float(document["error"]))
+        matrix, offset = (np.array(document[key], float) for key in ("matrix", "offset"))
+        centre = np.array(document["centre"], float) if "centre" in document else None
+        return cls(matrix, offset, float(document["error"]), centre)
 
 
 def fit_camera(demonstrations: Sequence[Demonstration], camera: str, positions: Sequence[int]) -> CameraMap:
@@ -99,7 +105,8 @@ def fit_camera(demonstrations: Sequence[Demonstration], camera: str, positions: 
             + (f"uncertain by {error:.1%} of the picture)" if np.isfinite(error) else "unknown beside a line)"),
             "a demonstration that moves the gripper across the whole table, in every direction",
         )
-    return CameraMap(fit.slope.T, fit.intercept, error)
+    centre = where.mean(axis=0) if len(positions) > 2 else None
+    return CameraMap(fit.slope.T, fit.intercept, error, centre)
 
 
 def _movements(
@@ -122,7 +129,8 @@ def _movements(
 def _steps(demonstrations: Sequence[Demonstration], positions: list[int]) -> tuple[list[np.ndarray], float]:
     """How far each demonstration moves from frame to frame, [T - 1] each; and above what it is movement."""
     steps = [np.linalg.norm(np.diff(d.state[:, positions], axis=0), axis=1) for d in demonstrations]
-    return steps, 0.25 * float(np.quantile(np.concatenate(steps), 0.9))
+    every = np.concatenate(steps)
+    return steps, 0.25 * float(np.quantile(every, 0.9)) if len(every) else 0.0
 
 
 def _centre_of_change(before: np.ndarray, after: np.ndarray) -> np.ndarray | None:
@@ -149,12 +157,13 @@ def _error(fit: Fit, where: np.ndarray) -> float:
     return float(max(fit.error_at(np.array(c)).max() for c in corners))
 
 
-def warp(images: np.ndarray, base: CameraMap, here: CameraMap) -> np.ndarray:
+def warp(images: np.ndarray, base: CameraMap, here: CameraMap, bars: Bars = NO_BARS) -> np.ndarray:
     """Redraw images as the base's camera would see them; what comes in from outside repeats the edge.
 
     Args:
         images: float32 [N, H, W, 3] in 0..255, as this deployment's camera sees them.
         base: the base's map. here: this deployment's.
+        bars: of the images; they stay where they are, and what lies within them is redrawn.
 
     Returns:
         float32 [N, H, W, 3].
@@ -163,7 +172,14 @@ def warp(images: np.ndarray, base: CameraMap, here: CameraMap) -> np.ndarray:
     linear, shift = between(base, here)
     columns, rows = np.meshgrid((np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) / height)
     source = np.stack([columns, rows], -1) @ linear.T + shift
-    return _bilinear(images, source[..., 0] * width - 0.5, source[..., 1] * height - 0.5)
+    above, _, left, _ = bars
+    columns, rows = source[..., 0] * width - 0.5 - left, source[..., 1] * height - 0.5 - above
+    redrawn = _bilinear(within(images, bars), columns, rows)
+    if bars == NO_BARS:
+        return redrawn
+    found = images.copy()
+    within(found, bars)[:] = within(redrawn, bars)
+    return found
 
 
 def _bilinear(images: np.ndarray, columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -180,8 +196,11 @@ def _bilinear(images: np.ndarray, columns: np.ndarray, rows: np.ndarray) -> np.n
 def between(base: CameraMap, here: CameraMap) -> tuple[np.ndarray, np.ndarray]:
     """The affine map (linear [2, 2], shift [2]) from a place in the base's picture to the same place in this one.
 
-    With more than two positions the base's picture does not fix all of them: the change of the map that is smallest
-    in the least-squares sense is taken.
+    With more than two positions the base's picture does not fix all of them: of the positions that are drawn there, the
+    one nearest to the demonstrations' middle is taken, wherever the positions' frame has its origin.
     """
     linear = here.matrix @ np.linalg.pinv(base.matrix)
-    return linear, here.offset - linear @ base.offset
+    if here.centre is None:
+        return linear, here.offset - linear @ base.offset
+    middle = here.centre[None]
+    return linear, here.project(middle)[0] - linear @ base.project(middle)[0]

@@ -16,6 +16,7 @@ and then, pixel by pixel,
     anything else    ->  pixel * light / lighting(x)
 
 Colours are corrected by multiplication (von Kries): an additive map would turn a black gripper grey.
+All pictures here are without the black bars that wide ones are padded with (`calibration.bars`).
 Assumptions, each checked: the camera stands still; the table fills more of the picture than anything else; things are
 put down anew for each demonstration; light changes slowly across the picture. Saturated pixels are left out of every
 estimate.
@@ -58,6 +59,8 @@ SHADE = 1.18
 """Factor by which a landmark's brightness may differ from place to place."""
 NEAR = 22.0
 """Grey levels within which two colours are taken for the same."""
+MOST_BALANCE = 4.0
+"""Largest factor by which a channel is corrected on the table's word alone: beyond it, it is another table."""
 MOST_REPAINTED = 2.0
 """Largest factor, beside the light's, by which a landmark may be brighter or darker here than the base knows it."""
 
@@ -235,7 +238,7 @@ def fit_look(videos: Sequence[np.ndarray], base: Look) -> LookTransform:
         base: the base's look.
 
     Raises:
-        NotIdentified: the picture is saturated.
+        NotIdentified: the picture is saturated, or light is to be told by a table that is too unlike the base's.
     """
     episodes = np.stack([np.median(_some(v, FRAMES_AN_EPISODE), axis=0) for v in videos]).astype(np.float32)
     frames = np.concatenate([_some(v, 6) for v in videos])
@@ -243,7 +246,7 @@ def fit_look(videos: Sequence[np.ndarray], base: Look) -> LookTransform:
     noise = _noise(videos)
     found = _still_region(episodes, noise)
     if found is None:
-        return LookTransform(base.table, None, noise, base.table / median, np.zeros(6), "table", median)
+        return LookTransform(base.table, None, noise, _balance(base.table, median), np.zeros(6), "table", median)
     still, same = found
     lighting = _lighting(np.median(episodes, axis=0), still)
     # whole grey levels, as they are saved
@@ -251,13 +254,32 @@ def fit_look(videos: Sequence[np.ndarray], base: Look) -> LookTransform:
     tolerance = table_tolerance(backdrop, noise)
     field = np.exp(basis(*still.shape) @ lighting).reshape(*still.shape, 1)
     table = np.median((backdrop / field)[still], axis=0)
-    balance = base.table / table
     modes, shares = _things(frames, backdrop, tolerance, field)
     light, matched = match_palette(modes, base.palette)
     if matched < LEAST_MATCHED:
-        return LookTransform(base.table, backdrop, noise, balance, lighting, "table", median)
+        return LookTransform(base.table, backdrop, noise, _balance(base.table, table), lighting, "table", median)
     landmark = _landmark(modes, shares, light, base, table)
     return LookTransform(base.table, backdrop, noise, light, lighting, "palette", median, landmark)
+
+
+def _balance(base: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """White balance [3] by the colours of the base's table and this one.
+
+    Raises:
+        NotIdentified: they differ by more than `MOST_BALANCE`.
+    """
+    factors = base / np.maximum(table, 1e-3)
+    if max(factors.max(), 1 / factors.min()) > MOST_BALANCE:
+        raise NotIdentified(
+            f"the table is RGB {_rounded(table)} here and {_rounded(base)} in the base's domain: too far apart to tell "
+            "the light by it",
+            f"{LEAST_MATCHED} things in colours that the base knows, put down anew for each demonstration",
+        )
+    return factors
+
+
+def _rounded(colour: np.ndarray) -> str:
+    return "/".join(f"{value:.0f}" for value in colour)
 
 
 def _some(video: np.ndarray, count: int) -> np.ndarray:

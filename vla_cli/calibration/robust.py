@@ -54,12 +54,18 @@ class Fit:
         return np.sqrt(np.maximum(np.diag(self.covariance)[:-1], 0.0))[:, None] * self.spread
 
 
-def robust_fit(x: np.ndarray, y: np.ndarray) -> Fit:
+def robust_fit(x: np.ndarray, y: np.ndarray, least_spread: np.ndarray | float = 0.0) -> Fit:
     """Fit by iteratively reweighted least squares; a point far off in any output loses its weight in all.
 
     Args:
         x: [N, P]. y: [N, Q].
+        least_spread: [Q] or for all; the residuals' spread is taken for no smaller: what lies this near is kept.
+
+    Raises:
+        NotIdentified: there are fewer points than coefficients.
     """
+    if len(x) <= x.shape[1]:
+        raise NotIdentified(f"there are only {len(x)} pair(s) of successive frames", "longer demonstrations")
     full = np.c_[x, np.ones(len(x))]
     weight = np.ones(len(x))
     coefficients, spread = np.zeros((full.shape[1], y.shape[1])), np.ones(y.shape[1])
@@ -67,7 +73,7 @@ def robust_fit(x: np.ndarray, y: np.ndarray) -> Fit:
         root = np.sqrt(weight)[:, None]
         coefficients = np.linalg.lstsq(full * root, y * root, rcond=None)[0]
         residual = y - full @ coefficients
-        spread = 1.4826 * np.median(np.abs(residual), axis=0) + 1e-9
+        spread = np.maximum(1.4826 * np.median(np.abs(residual), axis=0) + 1e-9, least_spread)
         far = np.linalg.norm(residual / spread, axis=1) / np.sqrt(y.shape[1])
         weight = np.maximum(1 - (far / TUKEY) ** 2, 0.0) ** 2
     mean = (weight[:, None] * y).sum(0) / weight.sum()

@@ -9,8 +9,10 @@ is fitted. The fit sees commands and gripper states, no image and no words, so i
     speed at a flip    of the gripper ("closing", "opening"): how fast the arm still moves in that very step
 
 A planned displacement above the phase's speed is spread over several steps; at a flip that was demonstrated slower, the
-arm arrives first and the gripper acts in a step of its own. Assumptions: commands are displacements; following a path
-more slowly is safe; how to move depends on the gripper's state, not on the object, the place or the direction.
+arm arrives first and the gripper acts in a step of its own. Whatever else is commanded goes with the step that it was
+planned for: a change (a rotation) is spread likewise, a value that is held is repeated.
+Assumptions: commands are displacements; following a path more slowly is safe; how to move depends on the gripper's
+state, not on the object, the place or the direction.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from vla_cli.calibration.action import ActionFacts
+from vla_cli.calibration.action import ActionFacts, changing
 from vla_cli.calibration.robust import NotIdentified
 from vla_cli.dataset import Demonstration
 
@@ -140,6 +142,7 @@ def retime(
     gripper: int,
     sign: int,
     middle: float,
+    held: Sequence[int] = (),
 ) -> np.ndarray:
     """Follow planned chunks at the demonstrated speeds.
 
@@ -149,78 +152,74 @@ def retime(
         timing: the limits.
         commands: action dimensions that move the arm. gripper: the gripper's action dimension.
         sign: 1 when a higher command closes. middle: the command half-way between open and closed.
+        held: action dimensions that are values to be held and no changes.
 
     Returns:
         [B, T, A]; what no longer fits into the chunk is planned again from where the robot is then.
     """
     found = np.array(actions, np.float32)
-    for b, chunk in enumerate(actions):
-        rows = _followed(chunk, bool(closed[b]), timing, list(commands), gripper, sign, middle, len(chunk))
-        found[b] = np.stack(rows[: len(chunk)])
+    changes = changing(actions.shape[-1], gripper, held)
+    for b, chunk in enumerate(found.copy()):
+        follower = _Follower(timing, list(commands), changes, gripper, sign, middle)
+        found[b] = np.stack(follower.follow(chunk, bool(closed[b]))[: len(chunk)])
     return found
 
 
-def _followed(
-    chunk: np.ndarray,
-    closed: bool,
-    timing: Timing,
-    commands: list[int],
-    gripper: int,
-    sign: int,
-    middle: float,
-    count: int,
-) -> list[np.ndarray]:
-    """The first `count` steps of a chunk, followed at the demonstrated speeds."""
-    rows: list[np.ndarray] = []
-    first = 0
-    while first < len(chunk) and len(rows) < count:
-        wanted = (chunk[first:, gripper] > middle) == (sign > 0)
-        flips = np.flatnonzero(wanted != closed)
-        last = first + int(flips[0]) if len(flips) else len(chunk) - 1
-        part = np.asarray(chunk[first : last + 1], np.float32)
-        limit = timing.closed if closed else timing.open
-        moves = _spread(part[:, commands], limit)
-        if len(flips):
-            rows.extend(_up_to_flip(part[-1], moves, commands, gripper, middle, _at_flip(timing, not closed)))
-            closed = not closed
+@dataclass(frozen=True)
+class _Follower:
+    """`retime` of one chunk [T, A]; `changes` are the action dimensions that are changes, `commands` among them."""
+
+    timing: Timing
+    commands: list[int]
+    changes: list[int]
+    gripper: int
+    sign: int
+    middle: float
+
+    def follow(self, chunk: np.ndarray, closed: bool) -> list[np.ndarray]:
+        """At least T steps, followed at the demonstrated speeds."""
+        rows: list[np.ndarray] = []
+        first = 0
+        while first < len(chunk) and len(rows) < len(chunk):
+            wanted = (chunk[first:, self.gripper] > self.middle) == (self.sign > 0)
+            flips = np.flatnonzero(wanted != closed)
+            last = first + int(flips[0]) if len(flips) else len(chunk) - 1
+            part = self._spread(chunk[first : last + 1], self.timing.closed if closed else self.timing.open)
+            if len(flips):
+                # without a step before it, the other side of the middle is all that is known
+                before = chunk[last - 1, self.gripper] if last > 0 else 2 * self.middle - chunk[last, self.gripper]
+                part = self._flip_last(part, before, self.timing.opening if closed else self.timing.closing)
+                closed = not closed
+            rows.extend(part)
+            first = last + 1
+        return rows
+
+    def _flip_last(self, part: np.ndarray, before: float, limit: float | None) -> np.ndarray:
+        """Steps that end in a flip of the gripper; where they are too fast for it, it acts in a step of its own."""
+        flip = part[-1].copy()
+        if limit is not None and np.abs(flip[self.commands]).max() > limit:
+            flip[self.changes] = 0.0
+            part = np.concatenate([part, flip[None]])
         else:
-            rows.extend(_moving(part[-1], moves, commands))
-        first = last + 1
-    return rows
+            part = part.copy()
+        early = (part[:-1, self.gripper] > self.middle) == (flip[self.gripper] > self.middle)
+        part[:-1, self.gripper][early] = before
+        return part
 
+    def _spread(self, part: np.ndarray, limit: float | None) -> np.ndarray:
+        """The same path [N, A] in as many steps as it takes when none is faster than `limit` (its largest component).
 
-def _at_flip(timing: Timing, closing: bool) -> float | None:
-    return timing.closing if closing else timing.opening
-
-
-def _moving(like: np.ndarray, moves: np.ndarray, commands: list[int]) -> list[np.ndarray]:
-    """Steps with these moves [M, K], everything else as in `like` [A]."""
-    found = np.tile(like, (len(moves), 1))
-    found[:, commands] = moves
-    return list(found)
-
-
-def _up_to_flip(
-    flip: np.ndarray, moves: np.ndarray, commands: list[int], gripper: int, middle: float, limit: float | None
-) -> list[np.ndarray]:
-    """Moves that end in a flip of the gripper; where they are too fast for it, it acts in a step of its own."""
-    before = flip.copy()
-    before[gripper] = 2 * middle - flip[gripper]
-    if limit is not None and np.abs(moves[-1]).max() > limit:
-        return [*_moving(before, moves, commands), *_moving(flip, np.zeros_like(moves[:1]), commands)]
-    return [*_moving(before, moves[:-1], commands), *_moving(flip, moves[-1:], commands)]
-
-
-def _spread(moves: np.ndarray, limit: float | None) -> np.ndarray:
-    """The same path [N, K] in as many steps as it takes when none is faster than `limit` (its largest component).
-
-    A planned step takes at least one step, so that what the base does slowly is not done faster.
-    """
-    if limit is None:
-        return moves
-    lasts = np.maximum(np.abs(moves).max(axis=1) / max(limit, 1e-6), 1.0)
-    clock = np.concatenate([[0.0], np.cumsum(lasts)])
-    path = np.concatenate([np.zeros((1, moves.shape[1])), np.cumsum(moves, axis=0)])
-    ticks = np.minimum(np.arange(int(np.ceil(clock[-1] - 1e-6)) + 1), clock[-1])
-    places = np.stack([np.interp(ticks, clock, path[:, k]) for k in range(moves.shape[1])], axis=1)
-    return np.diff(places, axis=0).astype(np.float32)
+        A planned step takes at least one step, so that what the base does slowly is not done faster.
+        """
+        speed = np.abs(part[:, self.commands]).max(axis=1)
+        if limit is None or speed.max() <= limit:
+            return part
+        lasts = np.maximum(speed / max(limit, 1e-6), 1.0)
+        clock = np.concatenate([[0.0], np.cumsum(lasts)])
+        moves = part[:, self.changes]
+        path = np.concatenate([np.zeros((1, moves.shape[1])), np.cumsum(moves, axis=0)])
+        ticks = np.minimum(np.arange(int(np.ceil(clock[-1] - 1e-6)) + 1), clock[-1])
+        places = np.stack([np.interp(ticks, clock, path[:, k]) for k in range(moves.shape[1])], axis=1)
+        found = part[np.minimum(np.searchsorted(clock[1:], ticks[1:] - 1e-6), len(part) - 1)]
+        found[:, self.changes] = np.diff(places, axis=0)
+        return found

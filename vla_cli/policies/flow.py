@@ -28,6 +28,7 @@ from vla_cli.policies.checkpoint import attach, load_base, locate_base, locate_t
 from vla_cli.policies.flow_matching import Batch, FlowModel, flow_losses, prepare_images, sample_chunk, sample_time
 from vla_cli.policies.modalities import modality_of
 from vla_cli.policies.prompts import Prompts
+from vla_cli.synchrony.synchronise import square
 from vla_cli.windows import Samples
 
 
@@ -116,10 +117,11 @@ class FlowPolicy:
     ) -> np.ndarray:
         """Predict an action chunk for each observation, through the calibration when the policy has one.
 
+        Pictures of another shape than the demonstrations' are prepared as `vla preprocess` prepared those.
         `collate`, `losses` and `velocities` know nothing of the calibration: they take what the base would see.
 
         Args:
-            images: uint8 RGB [B, C, H, W, 3].
+            images: uint8 RGB [B, C, H, W, 3], as the cameras give them.
             state: [B, S] raw units.
             instructions: B of them.
             noise: [B, T, A_max] standard normal; the same noise gives the same actions.
@@ -133,6 +135,8 @@ class FlowPolicy:
             ConfigError: an instruction is one that the guidance moves away from.
         """
         self.model.eval()
+        if self.spec.squared is not None:
+            images = squared(images, self.spec.squared)
         if self.calibration is None:
             return self._planned(images, state, instructions, noise, steps, guidance)
         images, state = resized(images, self.calibration.image_size), np.asarray(state)
@@ -250,6 +254,14 @@ def resized(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     flat = images.reshape(-1, *images.shape[2:])
     small = [np.asarray(Image.fromarray(i).resize((size[1], size[0]), Image.Resampling.BICUBIC)) for i in flat]
     return np.stack(small).reshape(*images.shape[:2], *size, 3)
+
+
+def squared(images: np.ndarray, size: int) -> np.ndarray:
+    """Images [B, C, H, W, 3] as `vla preprocess --image-size` makes squares of them: padded with black, and resized."""
+    if images.shape[2:4] == (size, size):
+        return images
+    flat = images.reshape(-1, *images.shape[2:])
+    return np.stack([square(image, size) for image in flat]).reshape(*images.shape[:2], size, size, 3)
 
 
 def _padded(values: np.ndarray, width: int) -> Tensor:

@@ -421,6 +421,11 @@ def _domain_facts(prepared: Plan, replay: Windows | None) -> tuple[DomainFacts |
     """Facts about the base's own domain: from `domain.json` or from base-domain data; or why there are none."""
     spec = prepared.spec
     if spec.statistics_from != "base":
+        if not has_spec(prepared.files.directory):
+            return None, (
+                "the base carries no policy.json, so that nothing says how its own robot was fed; the dataset's "
+                "statistics are used, and commands in its terms are no base's to bring anything to."
+            )
         return None, "the robot is new to the base (other state or action dimensions, or other units)."
     facts = load_domain(prepared.files.directory)
     if facts is None and replay is not None:
