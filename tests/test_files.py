@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from vla_cli.errors import ConfigError, InputError
@@ -70,6 +72,32 @@ def test_outputs_in_the_way(tmp_path) -> None:
         check_output(tmp_path / "new", overwrite=True, resume=True)
     (tmp_path / "empty").mkdir()
     check_output(tmp_path / "empty", overwrite=False, resume=False)
+
+
+def test_what_vla_has_not_made_is_never_replaced(tmp_path) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.txt").write_text("years of work")
+    for how in ({"overwrite": True}, {"resume": True}, {}):
+        with pytest.raises(ConfigError, match="was not written by vla"):
+            build(precious, **how)
+    assert [p.name for p in precious.iterdir()] == ["thesis.txt"]
+
+
+def test_a_place_that_nothing_can_be_moved_to_is_refused_before_the_work(tmp_path, monkeypatch) -> None:
+    link, here = tmp_path / "link", tmp_path / "here" / "below"
+    here.mkdir(parents=True)
+    link.symlink_to(here, target_is_directory=True)
+    for how in ({}, {"overwrite": True}):
+        with pytest.raises(ConfigError, match="is a link") as caught:
+            build(link, **how)
+        assert str(here) in str(caught.value)
+    monkeypatch.chdir(here)
+    for out in (Path("."), here, here.parent, Path("..")):
+        with pytest.raises(ConfigError, match="is the current directory, or one around it"):
+            build(out)
+    build(Path("own"))
+    assert (here / "own" / "a").is_file()
 
 
 def test_input_and_output_may_not_overlap(tmp_path) -> None:

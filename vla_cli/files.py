@@ -20,6 +20,8 @@ from typing import Any
 from vla_cli.errors import ConfigError, InputError
 
 _REQUEST = "request.json"
+RUN_FILE = "run.json"
+"""What every finished output holds: its record (see `vla_cli.provenance`)."""
 LARGEST_JSON = 24 * 2**20
 """Bytes; lists in lists take some 25 times as much memory as text, and a hostile file must stay below 1 GB."""
 
@@ -117,27 +119,53 @@ def check_output(out: Path, *, overwrite: bool, resume: bool, inputs: Iterable[P
     """Refuse an output that stands in the way, or that would replace one of the inputs.
 
     Raises:
-        ConfigError: `out` (or an interrupted run's rest) exists and neither flag permits going on; or `out` overlaps
-            an input.
+        ConfigError: `out` (or an interrupted run's rest) exists and neither flag permits going on; or it holds what is
+            no output of vla; or it cannot be moved into place; or it overlaps an input.
     """
     for source in inputs:
         check_apart(out, source)
     if overwrite and resume:
         raise ConfigError("--overwrite and --resume exclude each other", expected="one of them")
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"The output {out} is a file", expected="a directory that is new or empty")
+    _check_place(out)
+    if out.is_dir() and any(out.iterdir()):
+        if not (out / RUN_FILE).is_file():
+            raise ConfigError(
+                f"The output directory {out} is not empty, and what it holds was not written by vla (there is no "
+                f"{RUN_FILE})",
+                expected="a new or empty one, or an output to be replaced",
+                hint="another --out; vla replaces nothing that it has not made",
+            )
+        if not (overwrite or resume):
+            raise ConfigError(
+                f"The output directory {out} is not empty",
+                expected="a new or empty one",
+                hint=f"another --out, --overwrite to replace {out}, or --resume to go on with it",
+            )
     if overwrite or resume:
         return
-    if out.is_dir() and any(out.iterdir()):
-        raise ConfigError(
-            f"The output directory {out} is not empty",
-            expected="a new or empty one",
-            hint=f"another --out, --overwrite to replace {out}, or --resume to go on with it",
-        )
     if partial_path(out).exists():
         raise ConfigError(
             f"An interrupted run left {partial_path(out)}",
             hint="--resume to go on where it stopped, or --overwrite to start again",
+        )
+
+
+def _check_place(out: Path) -> None:
+    """Refuse an output to whose place no finished directory can be moved.
+
+    Raises:
+        ConfigError: it is a file, a link, or the current directory or one around it.
+    """
+    if out.is_symlink():
+        target = out.resolve()
+        raise ConfigError(f"The output {out} is a link", expected="a directory itself", hint=f"--out {target}")
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"The output {out} is a file", expected="a directory that is new or empty")
+    if Path.cwd().is_relative_to(out.resolve()):
+        raise ConfigError(
+            f"The output {out} is the current directory, or one around it, which cannot be replaced as a whole",
+            expected="a directory of its own",
+            hint="--out with the name of a new directory, such as --out out",
         )
 
 
@@ -158,9 +186,9 @@ def is_complete(out: Path, request: Mapping[str, Any], *, resume: bool) -> bool:
     Raises:
         ConfigError: `out` is finished but was made by another request.
     """
-    if not (resume and (out / "run.json").is_file()):
+    if not (resume and (out / RUN_FILE).is_file()):
         return False
-    recorded = read_json(out / "run.json")
+    recorded = read_json(out / RUN_FILE)
     check_same(out, recorded.get("request", {}), request)
     return True
 

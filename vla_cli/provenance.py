@@ -13,9 +13,9 @@ from typing import Any
 
 from vla_cli import __version__
 from vla_cli.errors import InputError
-from vla_cli.files import digest, read_json, write_json
+from vla_cli.files import RUN_FILE, digest, read_json, write_json
 
-FILE_NAME = "run.json"
+FILE_NAME = RUN_FILE
 
 
 @dataclass(frozen=True)

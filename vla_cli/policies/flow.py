@@ -312,12 +312,14 @@ def pick_device(wish: str) -> str:
     return wish
 
 
-def load(base: str, adapter: Path | None = None, *, device: str = "auto", spec: PolicySpec | None = None) -> FlowPolicy:
+def load(
+    base: str | Path, adapter: str | Path | None = None, *, device: str = "auto", spec: PolicySpec | None = None
+) -> FlowPolicy:
     """Load a policy ready to act: a base, with an adapter when given.
 
     Args:
         base: directory or hub id.
-        adapter: directory written by finetune.
+        adapter: directory written by finetune or export-adapter.
         device: "cpu", "cuda" or "auto".
         spec: how to feed a base that carries no `policy.json`; with an adapter, the adapter's own is used.
 
@@ -325,6 +327,7 @@ def load(base: str, adapter: Path | None = None, *, device: str = "auto", spec: 
         InputError: see `load_base` and `attach`; or the adapter belongs to another base, or another tokenizer; or a
             base without `policy.json` is loaded without a spec.
     """
+    base, adapter = str(base), Path(adapter) if adapter is not None else None
     if adapter is not None:
         spec = load_spec(adapter)
     elif spec is None:
