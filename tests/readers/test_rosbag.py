@@ -743,8 +743,9 @@ def test_an_unfinished_mcap_is_read_as_far_as_it_goes(tmp_path: Path, zeros: int
     file = chunked(tmp_path / "bag.mcap", rows(steps=40))
     data = file.read_bytes()
     file.write_bytes(data[: len(data) * 6 // 10] + bytes(zeros))
-    episode, _ = only(file)
+    episode, said = only(file)
     assert problems(episode) == [] and any("cut off" in note for note in episode.notes)
+    assert any("cut off" in text for text in said)
     found, parts = streams_of(episode), motion(40)
     count = len(found["joint_states"])
     assert 10 < count < 40
@@ -782,8 +783,9 @@ def test_what_an_sqlite_recorder_left_beside_its_bag_is_told_and_untouched(tmp_p
     for name in (killed.name, killed.name + "-wal"):
         shutil.move(tmp_path / name, log / name)
     before = contents(log)
-    episode, _ = only(log)
+    episode, said = only(log)
     assert any("-wal was left by a recorder" in note for note in episode.notes)
+    assert any("-wal was left by a recorder" in text for text in said)
     assert contents(log) == before
     assert len(streams_of(episode)["joint_states"]) == 20
 
@@ -833,7 +835,9 @@ def test_damaged_metadata_is_noted_and_the_files_beside_it_are_read(tmp_path: Pa
 def test_a_file_that_metadata_does_not_list_is_told(tmp_path: Path) -> None:
     bag = make_bag(tmp_path / "bag", rows())
     shutil.copy(storage_file(bag), bag / "bag_1.mcap")
-    assert any("does not list bag_1.mcap" in note for note in only(bag)[0].notes)
+    episode, said = only(bag)
+    assert any("does not list bag_1.mcap" in note for note in episode.notes)
+    assert any("does not list bag_1.mcap" in text for text in said)
     text = (bag / "metadata.yaml").read_text()
     (bag / "metadata.yaml").write_text(text.replace("- bag.mcap", "- bag.mcap\n  - bag_7.mcap", 1))
     assert "lists 'bag_7.mcap', which is not there" in refused(bag, InputError)
