@@ -262,6 +262,12 @@ def test_what_is_wrong_with_a_table_is_named_by_line_and_column(tmp_path, old, n
     assert all(fragment in found for fragment in fragments), found
 
 
+def test_times_in_milliseconds_are_not_taken_for_seconds(tmp_path) -> None:
+    folder, parts = plain(tmp_path / "a"), motion(20)
+    write_rows(folder, parts, 1.7e12 + np.arange(20) * 100.0)
+    assert "advance by 100 a row" in reason(folder) and "divide them by 1000" in reason(folder)
+
+
 def test_times_in_nanoseconds_are_not_taken_for_seconds(tmp_path) -> None:
     parts = motion(5)
     write_rows(tmp_path / "a", parts, 1e8 * np.arange(5))

@@ -71,7 +71,7 @@ from vla_cli.readers.picture_folders import (
 LOOKS_FOR = "a folder with pictures in frames/ and a CSV file with columns state.* and action.* (or a folder of such)"
 MOST_EPISODES = 100_000
 MOST_INSTRUCTIONS = 100
-SLOWEST = 1000.0  # seconds between two rows; more are other units
+SLOWEST = 5.0  # seconds between two rows; more are other units: a tenth of a second is 100 ms
 
 
 def recognise(path: Path) -> str | None:
@@ -240,7 +240,10 @@ class _Folder:
             line, earlier, later = table.lines[back[0] + 1], clock[back[0]], clock[back[0] + 1]
             raise UnusableError(f"{file.name} line {line} goes back in time, from {earlier:.17g} s to {later:.17g} s")
         if len(steps) and float(np.median(steps)) > SLOWEST:
-            raise UnusableError(f"the times in {file.name} advance by {np.median(steps):g} a row: seconds are expected")
+            raise UnusableError(
+                f"the times in {file.name} advance by {np.median(steps):g} a row, and seconds are expected: if they "
+                "are milliseconds, divide them by 1000"
+            )
         return clock
 
     def _vector(self, role: Role, table: Table, columns: Columns, clock: np.ndarray, known: EpisodeNotes) -> Stream:
