@@ -51,6 +51,7 @@ import numpy as np
 
 from vla_cli.episode import Episode, Role, Stream, UnusableError
 from vla_cli.errors import InputError
+from vla_cli.pictures import NotColour
 from vla_cli.readers import Entry, Options, Reader, Warn
 from vla_cli.readers.archive import stays_in
 from vla_cli.readers.csv_columns import Columns, Mapping, choose_columns, read_mapping
@@ -182,6 +183,7 @@ class _Folder:
     def __init__(self, folder: Path, mapping: Mapping, warn: Warn) -> None:
         self.folder, self.mapping, self.warn = folder, mapping, warn
         self.notes: list[str] = []
+        self.left_out: list[str] = []  # cameras
 
     def read(self, name: str) -> Episode:
         """The episode."""
@@ -199,7 +201,7 @@ class _Folder:
         roles: list[Role] = ["state", "action"]
         streams = [self._vector(role, table, columns, clock, known) for role in roles if columns.of(role)]
         streams += self._cameras(file, table, columns, clock)
-        known.state(streams)
+        known.state(streams, self.left_out)
         return Episode(
             name,
             streams,
@@ -267,7 +269,13 @@ class _Folder:
                     f"{camera.label} was taken from {times[0]:.3f} s to {times[-1]:.3f} s, but {file.name} runs from"
                     f" {clock[0]:.3f} s to {clock[-1]:.3f} s"
                 )
-            yield Stream("image", camera.name, camera.pictures(paths), times, {"channels": "rgb"})
+            try:
+                frames = camera.pictures(paths)
+            except NotColour as error:
+                self._say(f"{camera.label} is left out: {error}")
+                self.left_out.append(camera.name)
+                continue
+            yield Stream("image", camera.name, frames, times, {"channels": "rgb"})
 
     def _pictures(
         self, file: Path, camera: Camera, table: Table, column: str | None, clock: np.ndarray, listed: dict[str, Timed]
