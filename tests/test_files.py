@@ -93,7 +93,7 @@ def test_a_place_that_nothing_can_be_moved_to_is_refused_before_the_work(tmp_pat
             build(link, **how)
         assert str(here) in str(caught.value)
     monkeypatch.chdir(here)
-    for out in (Path("."), here, here.parent, Path("..")):
+    for out in (Path(), here, here.parent, Path("..")):
         with pytest.raises(ConfigError, match="is the current directory, or one around it"):
             build(out)
     build(Path("own"))

@@ -24,12 +24,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from vla_cli import __version__
 from vla_cli.conventions import complete, stated, unknowns
 from vla_cli.digests import digest_recording
 from vla_cli.episode import Episode, UnusableError, manifest_row, problems, save_episode
 from vla_cli.errors import words
-from vla_cli.files import read_json, write_json
+from vla_cli.files import encodable, read_json, write_json
 from vla_cli.logs import Entry, Log, Warn, read_entry
 from vla_cli.video import limit_threads
 
@@ -120,6 +122,7 @@ def convert(log: Log, task: Task, terms: Terms, folder: Path, said: list[str]) -
     result = Result(task.entry.name, task.stem, task.digest)
     try:
         episode = _stated(read_entry(log, task.entry), task, terms)
+        said += _leave_out_unmeasured(episode)
         if found := problems(episode):
             _keep_for_inspection(episode, folder / QUARANTINE / f"{task.stem}.hdf5")
             raise UnusableError("; ".join(found))
@@ -130,9 +133,9 @@ def convert(log: Log, task: Task, terms: Terms, folder: Path, said: list[str]) -
             f"{s.role}/{s.name}": missing for s in episode.streams if (missing := unknowns(s.role, s.attributes))
         }
     except UnusableError as error:
-        result.reason = str(error)
+        result.reason = encodable(str(error))
         _quarantine(task, result, folder)
-    result.warnings = list(dict.fromkeys(said))
+    result.warnings = [encodable(message) for message in dict.fromkeys(said)]
     write_json(folder / RESULTS / f"{task.stem}.json", asdict(result))
     return result
 
@@ -162,6 +165,7 @@ def discard(task: Task, folder: Path) -> None:
 
 def _stated(episode: Episode, task: Task, terms: Terms) -> Episode:
     episode.name, episode.source_digest, episode.format = task.stem, task.digest, terms.format
+    episode.source, episode.notes = encodable(episode.source), [encodable(note) for note in episode.notes]
     if terms.instruction is not None:
         episode.instructions = [terms.instruction.strip()] if terms.instruction.strip() else []
     if terms.operator is not None:
@@ -170,6 +174,22 @@ def _stated(episode: Episode, task: Task, terms: Terms) -> Episode:
         own = {**stream.attributes, **stated(stream.role, stream.name, terms.settings)}
         stream.attributes = complete(stream.role, own)
     return episode
+
+
+def _leave_out_unmeasured(episode: Episode) -> list[str]:
+    """Take out streams beside state and action that hold no numbers in places, as ALOHA's effort; returns notes.
+
+    Nobody trains on them, so that they are no reason to lose the episode.
+    """
+    holes = [
+        stream
+        for stream in episode.of_role("other")
+        if np.issubdtype(stream.values.dtype, np.floating) and not np.all(np.isfinite(stream.values))
+    ]
+    episode.streams = [stream for stream in episode.streams if not any(stream is one for one in holes)]
+    notes = [f"'{stream.name}' is left out: it has values that are NaN or infinite" for stream in holes]
+    episode.notes = [*episode.notes, *notes]
+    return [f"{note}." for note in notes]
 
 
 def _save(episode: Episode, path: Path) -> None:
@@ -189,7 +209,7 @@ def _keep_for_inspection(episode: Episode, path: Path) -> None:
 
 def _quarantine(task: Task, result: Result, folder: Path) -> None:
     (folder / QUARANTINE).mkdir(exist_ok=True)
-    facts = {"name": result.name, "reason": result.reason, "files": [file.name for file in task.entry.files]}
+    facts = {"name": result.name, "reason": result.reason, "files": [encodable(file.name) for file in task.entry.files]}
     facts |= {"source_digest": task.digest, "version": __version__}
     write_json(folder / QUARANTINE / f"{task.stem}.json", facts)
 

@@ -81,7 +81,7 @@ def look(config: PreprocessConfig, agreed: Agreement, progress: Progress, featur
     wants_latency = parse_latencies(config)[1]
     progress.start("Looking at episodes", len(agreed.rows))
     for row in agreed.rows:
-        episode = load_episode(config.episodes / row["file"])
+        episode = agreed.in_order(load_episode(config.episodes / row["file"]))
         try:
             seen.facts.append(examine(_chosen(episode, agreed.cameras)))
             for camera in agreed.cameras if wants_latency else ():
@@ -156,7 +156,7 @@ def write(
     progress.start("Writing the dataset", len(agreed.rows))
     with ExitStack() as stack:
         for row in agreed.rows:
-            episode = load_episode(config.episodes / row["file"])
+            episode = agreed.in_order(load_episode(config.episodes / row["file"]))
             try:
                 mended, counts = repair(episode, seen.findings, fixes) if fixes else (episode, {})
                 result = synchronise(mended, options)

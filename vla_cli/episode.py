@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypedDict, cast
@@ -184,6 +185,41 @@ def load_episode(path: Path) -> Episode:
     Raises:
         InputError: the file is missing, truncated, or not one of ours.
     """
+    with _reading(path) as file:
+        facts = {k: hdf5.text(file, k) for k in ("name", "format", "source", "source_digest", "operator")}
+        return Episode(
+            streams=list(_read_streams(hdf5.group(file, "streams"))),
+            instructions=json.loads(hdf5.text(file, "instructions")),
+            world=json.loads(hdf5.text(file, "world")),
+            notes=json.loads(hdf5.text(file, "notes")),
+            **facts,
+        )
+
+
+def load_headers(path: Path) -> list[Stream]:
+    """The vector streams of an episode file without their steps: values [0, D] and no timestamps.
+
+    Raises:
+        InputError: the file is missing, truncated, or not one of ours.
+    """
+    with _reading(path) as file:
+        found = _stored_streams(hdf5.group(file, "streams"))
+        return [
+            Stream(
+                role=role,
+                name=name,
+                values=np.empty((0, *hdf5.dataset(stream, "values").shape[1:])),
+                timestamps=np.empty(0),
+                attributes=json.loads(hdf5.text(stream, "attributes")),
+            )
+            for role, name, stream in found
+            if role != "image"
+        ]
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[h5py.File]:
+    """An open episode file; whatever cannot be read of it is an InputError."""
     try:
         with hdf5.opened(path) as file:
             version = int(hdf5.number(file, "schema_version", 0))
@@ -193,14 +229,7 @@ def load_episode(path: Path) -> Episode:
                     expected=f"schema_version {SCHEMA_VERSION}",
                     hint="vla collect-ingest SOURCE --out episodes/ to make it again",
                 )
-            facts = {k: hdf5.text(file, k) for k in ("name", "format", "source", "source_digest", "operator")}
-            return Episode(
-                streams=list(_read_streams(hdf5.group(file, "streams"))),
-                instructions=json.loads(hdf5.text(file, "instructions")),
-                world=json.loads(hdf5.text(file, "world")),
-                notes=json.loads(hdf5.text(file, "notes")),
-                **facts,
-            )
+            yield file
     except (OSError, KeyError, ValueError) as error:
         raise InputError(
             f"{path} cannot be read as an episode ({words(error)})",
@@ -209,17 +238,21 @@ def load_episode(path: Path) -> Episode:
         ) from None
 
 
-def _read_streams(streams: h5py.Group) -> Iterator[Stream]:
+def _stored_streams(streams: h5py.Group) -> Iterator[tuple[Role, str, h5py.Group]]:
     for role in hdf5.names(streams):
         for name in hdf5.names(hdf5.group(streams, role)):
-            stream = hdf5.group(hdf5.group(streams, role), name)
-            yield Stream(
-                role=cast("Role", role),
-                name=name,
-                values=load_frames(stream) if role == "image" else hdf5.array(stream, "values"),
-                timestamps=hdf5.array(stream, "timestamps"),
-                attributes=json.loads(hdf5.text(stream, "attributes")),
-            )
+            yield cast("Role", role), name, hdf5.group(hdf5.group(streams, role), name)
+
+
+def _read_streams(streams: h5py.Group) -> Iterator[Stream]:
+    for role, name, stream in _stored_streams(streams):
+        yield Stream(
+            role=role,
+            name=name,
+            values=load_frames(stream) if role == "image" else hdf5.array(stream, "values"),
+            timestamps=hdf5.array(stream, "timestamps"),
+            attributes=json.loads(hdf5.text(stream, "attributes")),
+        )
 
 
 def manifest_row(episode: Episode, file: Path) -> dict[str, Any]:

@@ -31,15 +31,20 @@ def to_json(document: Any) -> str:
     return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
+def encodable(text: str) -> str:
+    """A text that UTF-8 can hold: bytes of a file name that are no UTF-8 are written as they are escaped."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def write_json(path: Path, document: Any) -> None:
     """Write a JSON file whole: to a temporary name first, then renamed."""
     write_text(path, to_json(document))
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file whole: to a temporary name first, then renamed."""
+    """Write a UTF-8 text file whole: to a temporary name first, then renamed; see `encodable`."""
     with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(encodable(text), encoding="utf-8")
 
 
 @contextmanager

@@ -198,3 +198,12 @@ def test_a_picture_of_absurd_size_is_refused(tmp_path) -> None:
 
     items, _ = read_whole(READER, one_file(tmp_path / "episode_0.hdf5", alter=alter))
     assert "6000x6000 pixels, too large" in items[0].reason
+
+
+def test_files_in_folders_below_are_told_with_their_count(tmp_path) -> None:
+    one_file(tmp_path / "aloha/episode_0.hdf5")
+    for day in ("monday", "tuesday"):
+        one_file(tmp_path / "aloha" / day / "episode_0.hdf5")
+    items, said = read_whole(READER, tmp_path / "aloha")
+    assert len(items) == 1
+    assert any("2 HDF5 file(s) in folders below" in text and "monday/" in text for text in said)

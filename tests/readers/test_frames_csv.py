@@ -262,6 +262,21 @@ def test_what_is_wrong_with_a_table_is_named_by_line_and_column(tmp_path, old, n
     assert all(fragment in found for fragment in fragments), found
 
 
+def test_a_depth_camera_is_left_out_by_name(tmp_path) -> None:
+    folder = write_episode(tmp_path / "a")
+    for file in (folder / "frames/front").iterdir():
+        Image.fromarray(np.full((12, 12), 1200, np.uint16)).save(file)
+    episode, said = only_one(READER, folder)
+    assert [stream.name for stream in episode.of_role("image")] == ["wrist"] and problems(episode) == []
+    assert any("front" in text and "left out" in text for text in said) and len(episode.notes) == 1
+
+
+def test_times_in_milliseconds_are_not_taken_for_seconds(tmp_path) -> None:
+    folder, parts = plain(tmp_path / "a"), motion(20)
+    write_rows(folder, parts, 1.7e12 + np.arange(20) * 100.0)
+    assert "advance by 100 a row" in reason(folder) and "divide them by 1000" in reason(folder)
+
+
 def test_times_in_nanoseconds_are_not_taken_for_seconds(tmp_path) -> None:
     parts = motion(5)
     write_rows(tmp_path / "a", parts, 1e8 * np.arange(5))

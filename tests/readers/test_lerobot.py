@@ -170,6 +170,16 @@ def test_pictures_inside_the_table_are_exact(tmp_path) -> None:
     assert np.array_equal(item.of_role("image")[0].values, pictures)
 
 
+def test_a_grey_camera_inside_the_table_is_left_out_with_a_note(tmp_path) -> None:
+    features = {"observation.image": {"dtype": "image"}, "action": {"dtype": "float32"}}
+    root = lerobot_log(tmp_path / "log", episodes=1, cameras=(), features=features)
+    grey = [{"bytes": png(picture[..., 0]), "path": "x.png"} for picture in motion(15)["camera"]]
+    write_table(table(root, 0), {**lerobot_columns(0, 15), "observation.image": grey})
+    item = next(read_all(READER, root, lambda sentence: None))
+    assert isinstance(item, Episode) and item.of_role("image") == []
+    assert any("left out" in note and "mode L" in note for note in item.notes)
+
+
 def test_validity_is_no_instruction_and_an_invalid_episode_is_skipped(tmp_path) -> None:
     root = lerobot_log(tmp_path / "log", episodes=2)
     write_lines(

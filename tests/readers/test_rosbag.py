@@ -11,6 +11,7 @@ import pytest
 from builders import contents, motion
 from logs import rosbag as logs
 from logs.rosbag import START, at, header, image, joints, jpeg, make_bag, new, numbers, rows, storage_file
+from PIL import Image
 from reading import only_one, read_whole, streams_of
 from rosbags.rosbag2 import CompressionMode, StoragePlugin
 
@@ -494,6 +495,16 @@ def test_a_grey_or_otherwise_packed_camera_is_left_out_with_a_note(tmp_path: Pat
     assert "front.image_raw" not in streams_of(episode) and "wrist.compressed" in streams_of(episode)
     assert any("mono8" in note for note in episode.notes) and any("mono8" in text for text in said)
 
+    def as_grey(step: int, row):
+        buffer = io.BytesIO()
+        Image.fromarray(pictures[0, ..., 0]).save(buffer, "JPEG")
+        row[3].data = np.frombuffer(buffer.getvalue(), np.uint8)
+        return row
+
+    episode, said = only(make_bag(tmp_path / "mono", altered(rows(), "/wrist/compressed", as_grey)))
+    assert [stream.name for stream in episode.of_role("image")] == ["front.image_raw"]
+    assert any("wrist.compressed" in text and "mode L" in text for text in said)
+
     def as_webp(step: int, row):
         row[3].data, row[3].format = np.frombuffer(b"RIFF....WEBPVP8 ", np.uint8), "webp"
         return row
@@ -612,6 +623,13 @@ def test_clocks_with_other_beginnings_fall_back_to_log_time(tmp_path: Path) -> N
     assert all(stream.timestamps.max() < 2 for stream in episode.streams)
     assert {stream.attributes["clock"] for stream in episode.streams} == {"log time"}
     assert any("another beginning" in note for note in episode.notes)
+
+
+def test_clocks_of_computers_that_are_not_set_alike_are_told(tmp_path: Path) -> None:
+    late = shifted("/front/image_raw", lambda step: at(step) - 4 * 10**9)
+    episode, said = only(make_bag(tmp_path / "bag", late))
+    notes = [note for note in episode.notes if "differs by 4.0" in note]
+    assert len(notes) == 1 and "/front/image_raw" in notes[0] and any(notes[0] in text for text in said)
 
 
 # Which topic is which stream
@@ -743,8 +761,9 @@ def test_an_unfinished_mcap_is_read_as_far_as_it_goes(tmp_path: Path, zeros: int
     file = chunked(tmp_path / "bag.mcap", rows(steps=40))
     data = file.read_bytes()
     file.write_bytes(data[: len(data) * 6 // 10] + bytes(zeros))
-    episode, _ = only(file)
+    episode, said = only(file)
     assert problems(episode) == [] and any("cut off" in note for note in episode.notes)
+    assert any("cut off" in text for text in said)
     found, parts = streams_of(episode), motion(40)
     count = len(found["joint_states"])
     assert 10 < count < 40
@@ -782,8 +801,9 @@ def test_what_an_sqlite_recorder_left_beside_its_bag_is_told_and_untouched(tmp_p
     for name in (killed.name, killed.name + "-wal"):
         shutil.move(tmp_path / name, log / name)
     before = contents(log)
-    episode, _ = only(log)
+    episode, said = only(log)
     assert any("-wal was left by a recorder" in note for note in episode.notes)
+    assert any("-wal was left by a recorder" in text for text in said)
     assert contents(log) == before
     assert len(streams_of(episode)["joint_states"]) == 20
 
@@ -833,7 +853,9 @@ def test_damaged_metadata_is_noted_and_the_files_beside_it_are_read(tmp_path: Pa
 def test_a_file_that_metadata_does_not_list_is_told(tmp_path: Path) -> None:
     bag = make_bag(tmp_path / "bag", rows())
     shutil.copy(storage_file(bag), bag / "bag_1.mcap")
-    assert any("does not list bag_1.mcap" in note for note in only(bag)[0].notes)
+    episode, said = only(bag)
+    assert any("does not list bag_1.mcap" in note for note in episode.notes)
+    assert any("does not list bag_1.mcap" in text for text in said)
     text = (bag / "metadata.yaml").read_text()
     (bag / "metadata.yaml").write_text(text.replace("- bag.mcap", "- bag.mcap\n  - bag_7.mcap", 1))
     assert "lists 'bag_7.mcap', which is not there" in refused(bag, InputError)

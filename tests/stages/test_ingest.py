@@ -1,4 +1,5 @@
 import json
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,6 +22,7 @@ from builders import (
     smooth_video,
     write_video,
 )
+from logs import aloha, frames_csv
 
 from vla_cli.configs import IngestConfig
 from vla_cli.episode import load_episode, read_manifest
@@ -226,6 +228,43 @@ def test_names_are_safe_and_distinct(tmp_path) -> None:
         robomimic_log(tmp_path / "logs" / f"{name}.hdf5", demos=1)
     ingest(tmp_path / "logs", tmp_path / "out")
     assert [row["file"] for row in read_manifest(tmp_path / "out")] == ["a_b_demo_0.hdf5", "a_b_demo_0_2.hdf5"]
+
+
+def test_what_nobody_measured_is_left_out_and_the_episode_kept(tmp_path) -> None:
+    def unmeasured(file: h5py.File) -> None:
+        replace(file, "observations/effort", np.full_like(file["observations/effort"][()], np.nan))
+
+    aloha.one_file(tmp_path / "aloha" / "episode_0.hdf5", alter=unmeasured)
+    summary = ingest(tmp_path / "aloha", tmp_path / "out")
+    assert summary["counts"]["episodes_out"] == 1
+    assert any("'effort' is left out" in message for message in summary["warnings"])
+    kept = load_episode(tmp_path / "out" / "episode_0.hdf5")
+    assert [stream.name for stream in kept.of_role("other")] == ["qvel"]
+    assert any("'effort' is left out" in note for note in kept.notes)
+
+
+def test_a_name_that_is_not_utf8_stops_nothing(tmp_path) -> None:
+    log = frames_csv.write(tmp_path, episodes=3)
+    for index, name in enumerate((b"caf\xe9", b"d\xe9faut")):
+        (log / f"demo_{index}").rename(log / os.fsdecode(name))
+    (log / os.fsdecode(b"d\xe9faut") / "data.csv").unlink()
+    summary = ingest(log, tmp_path / "out")
+    assert (summary["counts"]["episodes_out"], summary["counts"]["episodes_skipped"]) == (2, 1)
+    assert summary["skipped"][0]["name"] == "d\\udce9faut"
+    assert json.dumps(summary, ensure_ascii=False).encode()
+    assert ingest(log, tmp_path / "out")["converted"] == 0
+
+
+def test_names_that_are_not_ascii_do_not_depend_on_their_place(tmp_path) -> None:
+    log = frames_csv.write(tmp_path, episodes=3)
+    for index, name in enumerate(("叠毛巾", "放杯子", "x" * 120)):
+        (log / f"demo_{index}").rename(log / name)
+    ingest(log, tmp_path / "out")
+    before = {row["entry"]: row for row in read_manifest(tmp_path / "out")}
+    (log / "叠毛巾").rename(tmp_path / "叠毛巾")
+    ingest(log, tmp_path / "out")
+    assert {row["entry"]: row for row in read_manifest(tmp_path / "out")} == before and len(before) == 3
+    assert all(len(row["name"]) <= 100 and row["name"].isascii() for row in before.values())
 
 
 def test_a_dry_run_says_what_and_why_and_writes_nothing(tmp_path) -> None:

@@ -136,6 +136,85 @@ def test_the_minority_with_other_widths_or_sizes_is_skipped(episodes, tmp_path) 
     assert len(load_dataset(tmp_path / "f").demonstrations) == 4, "what is wrong can be looked at"
 
 
+@pytest.fixture
+def stated(episodes, tmp_path):
+    """Make an `episodes/` artefact whose streams say what `say(index, stream)` gives, on top of what the log says."""
+
+    def make(say) -> Path:
+        made = episodes()
+        rows = read_manifest(made)
+        for index, row in enumerate(rows):
+            episode = load_episode(made / row["file"])
+            for stream in (*episode.of_role("state"), *episode.of_role("action")):
+                stream.attributes |= say(index, stream)
+                if "order" in stream.attributes:
+                    order = stream.attributes.pop("order")
+                    stream.values = stream.values[:, order]
+                    stream.attributes["names"] = [stream.attributes["names"][i] for i in order]
+            save_episode(episode, tmp_path / "said.hdf5")
+            shutil.move(tmp_path / "said.hdf5", made / row["file"])
+            row["digest"] = digest_recording(made / row["file"])
+        write_manifest(made, rows)
+        return made
+
+    return make
+
+
+def test_dimensions_in_another_order_are_put_in_the_first_ones_and_said(stated, tmp_path) -> None:
+    def say(index: int, stream) -> dict:
+        names = {"position": list("xyz"), "action": ["dx", "dy", "dz", "grip"]}.get(stream.name, ["grip"])
+        return {"names": names, **({"order": [2, 0, 1, 3][: len(names)]} if index in (1, 4) and len(names) > 1 else {})}
+
+    summary = run(stated(say), tmp_path / "d")
+    dataset = load_dataset(tmp_path / "d")
+    assert dataset.action_names == ["dx", "dy", "dz", "grip"]
+    assert dataset.state_names == ["gripper.grip", "position.x", "position.y", "position.z"]
+    for index, demo in enumerate(dataset.demonstrations):
+        parts = motion(20, seed=index)
+        np.testing.assert_array_equal(demo.actions, parts["actions"].astype(np.float32))
+        np.testing.assert_array_equal(demo.state[:, 1:], parts["position"].astype(np.float32))
+    said = [warning for warning in summary["warnings"] if "in another order" in warning]
+    assert len(said) == 2 and all("2 of 6 episodes (demo_1, demo_4)" in warning for warning in said)
+
+
+def test_an_episode_with_dimensions_of_other_names_is_skipped_by_name(stated, tmp_path) -> None:
+    summary = run(
+        stated(lambda index, s: {"names": ["a", "b", "c" if index != 3 else "k", "d"]} if s.role == "action" else {}),
+        tmp_path / "d",
+    )
+    assert [item["name"] for item in summary["skipped"]] == ["demo_3"]
+    assert "a, b, d, k" in summary["skipped"][0]["reason"]
+    assert "5 of 6 episodes have" in summary["skipped"][0]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("key", "many", "few", "hint"),
+    [
+        ("mode", "absolute", "delta", "--actions"),
+        ("gripper", "open-low", "open-high", "--gripper normalise"),
+        ("rotation", "axis-angle", "euler-xyz", "--set action.rotation"),
+        ("units", "m, rad", "cm, rad", "--set action.units"),
+    ],
+)
+def test_the_minority_whose_actions_mean_something_else_is_skipped_with_a_hint(
+    stated, tmp_path, key: str, many: str, few: str, hint: str
+) -> None:
+    directory = stated(lambda index, s: {key: {2: few, 3: "unknown"}.get(index, many)} if s.role == "action" else {})
+    summary = run(directory, tmp_path / "d")
+    assert [item["name"] for item in summary["skipped"]] == ["demo_2"]
+    assert key in summary["skipped"][0]["reason"] and hint in summary["skipped"][0]["reason"]
+    assert any(f"1 of 5 episodes (demo_3) do not state the {key}" in warning for warning in summary["warnings"])
+
+
+def test_grippers_that_are_made_the_same_need_not_be_the_same(stated, tmp_path) -> None:
+    def say(index: int, stream) -> dict:
+        return {"gripper": "open-high" if index % 2 else "open-low"} if stream.name != "position" else {}
+
+    directory = stated(lambda index, s: {"gripper": "none"} | say(index, s))
+    assert run(directory, tmp_path / "d")["counts"]["episodes_out"] == 3
+    assert run(directory, tmp_path / "e", gripper="normalise")["counts"]["episodes_out"] == 6
+
+
 def test_cameras_not_everywhere_are_dropped_and_said_or_kept_on_demand(episodes, tmp_path) -> None:
     def extra(index: int, group: h5py.Group) -> None:
         if index != 1:

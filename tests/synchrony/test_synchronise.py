@@ -114,6 +114,28 @@ def test_a_gripper_command_alone_is_motion() -> None:
     assert motion(state, action) == (10, 14)
 
 
+@pytest.mark.parametrize("grippers", [None, [1]])
+@pytest.mark.parametrize("kind", ["ramp", "three values"])
+def test_a_release_at_the_end_is_motion_whatever_values_it_takes(kind: str, grippers: list[int] | None) -> None:
+    steps, state = np.arange(60), np.zeros((60, 2))
+    state[:40, 0] = np.linspace(0, 1, 40)
+    state[40:, 0] = 1.0
+    ramp = np.clip((steps - 45) / 8, 0, 1)
+    levels = np.where(steps < 5, 0.0, np.where(steps < 48, 1.0, -1.0))
+    gripper, end = (ramp, 55) if kind == "ramp" else (levels, 50)
+    assert motion(state, np.stack([state[:, 0], gripper], axis=1), grippers=grippers) == (0, end)
+
+
+@pytest.mark.parametrize("rate", [10, 100, 500])
+def test_how_fast_something_moves_and_not_how_often_it_is_measured_makes_it_motion(rate: int) -> None:
+    seconds = np.arange(20 * rate + 1) / rate
+    state = np.clip(seconds - 5, 0, 10)[:, None] * [0.005, -0.004]  # a slow insertion, 5 mm/s from 5 s to 15 s
+    start, stop = motion(state, np.zeros((len(seconds), 1)), rate=rate)
+    assert 4.7 < start / rate <= 5.0 and 15.0 <= stop / rate < 15.4
+    noise = np.random.default_rng(0).uniform(0, 5e-5, state.shape)
+    assert motion(noise, np.zeros((len(seconds), 1)), rate=rate) == (0, 0)
+
+
 def test_noise_below_the_floor_is_no_motion() -> None:
     state = np.random.default_rng(0).uniform(0, 5e-5, (20, 3))
     assert motion(state, np.zeros((20, 1))) == (0, 0)

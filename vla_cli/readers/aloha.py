@@ -93,7 +93,7 @@ class AlohaLog:
         self.opened = OpenFiles(path)
         try:
             with hdf5.bounded_memory():
-                self.files = check_log(path, self.opened, "aloha", LOOKS_FOR)
+                self.files = check_log(path, self.opened, "aloha", LOOKS_FOR, warn)
         except BaseException:
             self.close()
             raise

@@ -40,16 +40,18 @@ class EpisodeNotes:
     rate_hz: float = 0.0
     conventions: dict[str, dict[str, str]] = field(default_factory=dict)
 
-    def state(self, streams: Sequence[Stream]) -> None:
-        """Put the conventions into the streams' attributes.
+    def state(self, streams: Sequence[Stream], left_out: Sequence[str] = ()) -> None:
+        """Put the conventions into the streams' attributes; those of streams that were left out go with them.
 
         Raises:
             UnusableError: they are of a stream that is not there, or do not apply to its role.
         """
         by_name = {stream.name: stream for stream in streams}
-        if unknown := [name for name in self.conventions if name not in by_name]:
+        if unknown := [name for name in self.conventions if name not in (*by_name, *left_out)]:
             raise UnusableError(f"{self.file} has conventions of {quoted(unknown)}; streams: {quoted(list(by_name))}")
         for name, settings in self.conventions.items():
+            if name not in by_name:
+                continue
             role = by_name[name].role
             if wrong := [key for key in settings if role not in KEYS[key][0]]:
                 raise UnusableError(f"{self.file} states {quoted(wrong)} of '{name}', which is of the role {role}")

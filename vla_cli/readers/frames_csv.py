@@ -51,6 +51,7 @@ import numpy as np
 
 from vla_cli.episode import Episode, Role, Stream, UnusableError
 from vla_cli.errors import InputError
+from vla_cli.pictures import NotColour
 from vla_cli.readers import Entry, Options, Reader, Warn
 from vla_cli.readers.archive import stays_in
 from vla_cli.readers.csv_columns import Columns, Mapping, choose_columns, read_mapping
@@ -71,7 +72,7 @@ from vla_cli.readers.picture_folders import (
 LOOKS_FOR = "a folder with pictures in frames/ and a CSV file with columns state.* and action.* (or a folder of such)"
 MOST_EPISODES = 100_000
 MOST_INSTRUCTIONS = 100
-SLOWEST = 1000.0  # seconds between two rows; more are other units
+SLOWEST = 5.0  # seconds between two rows; more are other units: a tenth of a second is 100 ms
 
 
 def recognise(path: Path) -> str | None:
@@ -182,6 +183,7 @@ class _Folder:
     def __init__(self, folder: Path, mapping: Mapping, warn: Warn) -> None:
         self.folder, self.mapping, self.warn = folder, mapping, warn
         self.notes: list[str] = []
+        self.left_out: list[str] = []  # cameras
 
     def read(self, name: str) -> Episode:
         """The episode."""
@@ -199,7 +201,7 @@ class _Folder:
         roles: list[Role] = ["state", "action"]
         streams = [self._vector(role, table, columns, clock, known) for role in roles if columns.of(role)]
         streams += self._cameras(file, table, columns, clock)
-        known.state(streams)
+        known.state(streams, self.left_out)
         return Episode(
             name,
             streams,
@@ -240,7 +242,10 @@ class _Folder:
             line, earlier, later = table.lines[back[0] + 1], clock[back[0]], clock[back[0] + 1]
             raise UnusableError(f"{file.name} line {line} goes back in time, from {earlier:.17g} s to {later:.17g} s")
         if len(steps) and float(np.median(steps)) > SLOWEST:
-            raise UnusableError(f"the times in {file.name} advance by {np.median(steps):g} a row: seconds are expected")
+            raise UnusableError(
+                f"the times in {file.name} advance by {np.median(steps):g} a row, and seconds are expected: if they "
+                "are milliseconds, divide them by 1000"
+            )
         return clock
 
     def _vector(self, role: Role, table: Table, columns: Columns, clock: np.ndarray, known: EpisodeNotes) -> Stream:
@@ -264,7 +269,13 @@ class _Folder:
                     f"{camera.label} was taken from {times[0]:.3f} s to {times[-1]:.3f} s, but {file.name} runs from"
                     f" {clock[0]:.3f} s to {clock[-1]:.3f} s"
                 )
-            yield Stream("image", camera.name, camera.pictures(paths), times, {"channels": "rgb"})
+            try:
+                frames = camera.pictures(paths)
+            except NotColour as error:
+                self._say(f"{camera.label} is left out: {error}")
+                self.left_out.append(camera.name)
+                continue
+            yield Stream("image", camera.name, frames, times, {"channels": "rgb"})
 
     def _pictures(
         self, file: Path, camera: Camera, table: Table, column: str | None, clock: np.ndarray, listed: dict[str, Timed]

@@ -18,7 +18,7 @@ import h5py
 from vla_cli import hdf5
 from vla_cli.episode import UnusableError
 from vla_cli.errors import InputError, words
-from vla_cli.readers import Entry
+from vla_cli.readers import Entry, Warn
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 ENDINGS = (".hdf5", ".h5")
@@ -204,8 +204,8 @@ class OpenFiles:
         self._open.clear()
 
 
-def check_log(path: Path, opened: OpenFiles, format: str, looks_for: str) -> list[Path]:
-    """The files of a log; a single one must be of the format.
+def check_log(path: Path, opened: OpenFiles, format: str, looks_for: str, warn: Warn) -> list[Path]:
+    """The files of a log; a single one must be of the format. Those in folders below it are told and not read.
 
     Raises:
         InputError: there is none, or the only one is damaged or of another format.
@@ -222,7 +222,20 @@ def check_log(path: Path, opened: OpenFiles, format: str, looks_for: str) -> lis
             check_format(opened.get(path), format)
         except UnusableError as error:
             raise InputError(str(error), expected=looks_for) from None
+    if below := _below(path):
+        folder = below[0].parent.relative_to(path).as_posix()
+        warn(
+            f"{len(below)} HDF5 file(s) in folders below {path.name} are not read, the first in {folder}/: put them "
+            "beside the others, or ingest each folder by itself."
+        )
     return files
+
+
+def _below(path: Path) -> list[Path]:
+    """HDF5 files in the folders of a directory, by their endings."""
+    found = (file for file in path.rglob("*") if file.suffix.lower() in ENDINGS and file.parent != path)
+    shown = (file for file in found if not any(p.startswith(".") for p in file.relative_to(path).parts))
+    return sorted(file for file in shown if file.is_file())
 
 
 def check_format(file: h5py.File, format: str) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from vla_cli.episode import Role, Stream, UnusableError
 from vla_cli.frames import Frames, PictureFrames, VideoFrames
+from vla_cli.pictures import NotColour
 from vla_cli.readers.lerobot_meta import VALIDITY_FLAGS, Metadata, dimension_names
 from vla_cli.readers.lerobot_parquet import PictureColumn, Table, numbers_of
 from vla_cli.video import probe
@@ -131,7 +132,11 @@ def _images(metadata: Metadata, part: Part, clock: np.ndarray) -> Iterator[Strea
         if key not in part.table.columns:
             raise UnusableError(f"its table has no column '{key}'")
         encoded = PictureColumn(part.table.path, key, part.start, part.stop)
-        frames: Frames = PictureFrames(encoded, part.stop - part.start, key)
+        try:
+            frames: Frames = PictureFrames(encoded, part.stop - part.start, key)
+        except NotColour as error:
+            part.notes.append(f"camera '{_camera(key)}' is left out: {error}")
+            continue
         yield Stream("image", _camera(key), frames, clock, {"key": key, **stated})
     for key, stretch in part.videos.items():
         frames = _video(stretch, part.stop - part.start, key)

@@ -113,7 +113,7 @@ class DemoLog:
         self._facts: dict[Path, FileFacts] = {}
         try:
             with hdf5.bounded_memory():
-                self.files = check_log(path, self.opened, self.format, self.looks_for)
+                self.files = check_log(path, self.opened, self.format, self.looks_for, warn)
             if path.is_file() and not demo_names(self.opened.get(path)):
                 raise InputError(
                     f"{path} has no demonstrations",

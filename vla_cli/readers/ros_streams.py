@@ -15,6 +15,7 @@ from vla_cli.episode import Stream, UnusableError
 from vla_cli.errors import words
 from vla_cli.frames import PictureFrames
 from vla_cli.logs import in_words
+from vla_cli.pictures import NotColour
 from vla_cli.readers.ros_bags import OpenBag, Place
 from vla_cli.readers.ros_messages import COMPRESSED, IMAGE, STRING, VECTORS, Joints, Rows, decode
 from vla_cli.readers.ros_pictures import CompressedCheck, ImageCheck, RawImages
@@ -22,6 +23,7 @@ from vla_cli.readers.ros_storage import Message, Topic, shown
 from vla_cli.readers.ros_topics import Wanted
 
 APART = 10 * 10**9  # ns between two streams' clocks that no delay explains: they count from different beginnings
+SUSPECT = 5 * 10**8  # ns between two streams' clocks; a picture's exposure and transfer take less
 _LARGEST_TIME = 2**62  # ns
 _MOST_TEXTS = 100
 
@@ -152,6 +154,14 @@ def choose_clocks(tracks: Mapping[str, Track], notes: list[str]) -> dict[str, Cl
         )
         for clock in clocks.values():
             clock.to_log_time()
+    elif offsets and max(offsets) - min(offsets) >= SUSPECT:
+        early, late = (find(clocks, key=lambda name: clocks[name].offset) for find in (min, max))
+        notes.append(
+            f"header.stamp against the log time differs by {(max(offsets) - min(offsets)) / 1e9:.2f} s between "
+            f"{tracks[early].label} ({clocks[early].offset / 1e9:+.2f} s) and {tracks[late].label} "
+            f"({clocks[late].offset / 1e9:+.2f} s): were the clocks of two computers not set alike? The stamps are "
+            "used as they are (vla preprocess --latency STREAM=SECONDS shifts a stream)"
+        )
     return clocks
 
 
@@ -207,10 +217,14 @@ def _camera(
         except Exception as error:  # it was there in the first pass
             raise ValueError(f"{label} step {step} cannot be read again ({words(error)})") from None
 
-    if isinstance(check, ImageCheck):
-        frames: Any = RawImages(message, (len(track), *check.size), label)
-    else:
-        frames = PictureFrames(lambda step: message(step).data.tobytes(), len(track), label)
+    try:
+        if isinstance(check, ImageCheck):
+            frames: Any = RawImages(message, (len(track), *check.size), label)
+        else:
+            frames = PictureFrames(lambda step: message(step).data.tobytes(), len(track), label)
+    except NotColour as error:
+        notes.append(f"camera '{one.name}' ({track.label}) is left out: {error}")
+        return []
     return [Stream("image", one.name, frames, seconds, {**facts, **check.facts})]
 
 

@@ -96,7 +96,7 @@ class RosLog:
         tracks = collect(bag, wanted)
         notes: list[str] = []
         made = streams(bag, self.topic_map.streams, tracks, notes)
-        self._tell(notes)
+        self._tell([*(f"{shown(entry.name)}: {note}" for note in bag.notes), *notes])
         notes = [*bag.notes, *notes, *self._unused(topics)]
         return Episode(
             name=entry.name,

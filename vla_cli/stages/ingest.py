@@ -18,7 +18,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from vla_cli.files import (
     check_output,
     check_same,
     digest_file,
+    encodable,
     read_json,
     text_digest,
     write_json,
@@ -53,6 +54,7 @@ MOST_WORKERS = 4
 WORTH_WORKERS = 64 * 2**20  # bytes of source; less is converted before another process has begun
 POLL_SECONDS = 1.0
 _ANOTHER = "copy the log again, or vla collect-ingest with the path of another one"
+LONGEST_STEM = 100
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _NUMBERS = re.compile(r"\d[\d.e+-]*")
 
@@ -76,7 +78,7 @@ def plan(config: IngestConfig) -> dict[str, Any]:
     _check(config)
     chosen = _choose(config)
     warnings: list[str] = []
-    with chosen.source.opened(warnings.append) as log:
+    with chosen.source.opened(lambda message: warnings.append(encodable(message))) as log:
         entries = list_entries(log, config.source)
     return {
         "stage": STAGE,
@@ -178,7 +180,7 @@ def _choose(config: IngestConfig) -> _Chosen:
         return _Chosen(_world_source(config), config.source.name.partition(":")[0], "it names a world")
     name, why = (config.format, "--format says so") if config.format != "auto" else detect(config.source)
     READERS.get(name)  # a name that does not exist is told at once
-    return _Chosen(LogSource(name, config.source, Options(topics=config.topics)), name, why)
+    return _Chosen(LogSource(name, config.source, Options(topics=config.topics)), name, encodable(why))
 
 
 def _world_source(config: IngestConfig) -> WorldSource:
@@ -286,14 +288,16 @@ def _unchanged(config: IngestConfig, waiting: Sequence[Task]) -> dict[str, Any]:
 
 
 def _say(message: str, record: RunRecord, progress: Progress) -> None:
+    message = encodable(message)
     if message not in record.warnings:
         record.warn(message)
         progress.note(message)
 
 
 def _tasks(entries: Sequence[Entry], request: dict[str, Any]) -> list[Task]:
-    """The entries with safe, distinct file names and the digests of their sources."""
+    """The entries with names that can be written, safe and distinct file names, and the digests of their sources."""
     taken: set[str] = set()
+    entries = [replace(entry, name=encodable(entry.name)) for entry in entries]
     return [Task(entry, _free_name(entry.name, taken), _digest(entry, request)) for entry in entries]
 
 
@@ -306,8 +310,14 @@ def _digest(entry: Entry, request: dict[str, Any]) -> str:
 
 
 def _free_name(name: str, taken: set[str]) -> str:
-    """A file name without surprises that no other episode has (also where case does not count)."""
-    safe = _UNSAFE.sub("_", name).strip(".")[:100] or "episode"
+    """A file name without surprises that no other episode has (also where case does not count).
+
+    What is cut, or not ASCII and so lost, is told apart by a digest of the name and not by its place among the others:
+    those come and go between runs.
+    """
+    safe = _UNSAFE.sub("_", name).strip(".") or "episode"
+    if len(safe) > LONGEST_STEM or not name.isascii():
+        safe = f"{safe[: LONGEST_STEM - 9]}-{text_digest(name)[-8:]}"
     free, number = safe, 1
     while free.lower() in taken:
         number += 1
@@ -397,7 +407,10 @@ def _complete(
         )
     record.request = {
         **record.request,
-        "input": {"name": config.source.name, "digest": text_digest("".join(r.source_digest for r in results))},
+        "input": {
+            "name": encodable(config.source.name),
+            "digest": text_digest("".join(r.source_digest for r in results)),
+        },
     }
     _warn_of_silence(config, rows, record, progress)
     unknown = _unknown(results)

@@ -26,7 +26,7 @@ from vla_cli.dataset_page.judgement import standing, verdict
 from vla_cli.dataset_page.tracks import contact_sheet, sheet_episodes
 from vla_cli.dataset_passes import Seen, Written, look, nothing_left, parse_latencies, split, write
 from vla_cli.dataset_warnings import dataset_warnings, wide_plan
-from vla_cli.episode import Skipped, read_manifest
+from vla_cli.episode import Skipped, load_headers, read_manifest
 from vla_cli.errors import CheckFailed, ConfigError, InputError
 from vla_cli.facts import merge
 from vla_cli.files import building, check_output, is_complete, read_json, write_json, write_text
@@ -198,7 +198,15 @@ def _prepare(config: PreprocessConfig) -> _Prepared:
     rows = read_manifest(config.episodes)
     if not rows:
         raise nothing_left(config, [])
-    agreed = agree(rows, cameras=config.cameras, rate=config.rate, same_sizes=config.image_size is None)
+    agreed = agree(
+        rows,
+        cameras=config.cameras,
+        rate=config.rate,
+        same_sizes=config.image_size is None,
+        headers=lambda row: load_headers(config.episodes / row["file"]),
+        actions=config.actions,
+        gripper=config.gripper,
+    )
     if not agreed.rows:
         raise nothing_left(config, agreed.skipped)
     for dims, key in (("state_dims", "state_dim"), ("action_dims", "action_dim")):

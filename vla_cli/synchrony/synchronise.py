@@ -30,11 +30,12 @@ from vla_cli.synchrony.actions import CHOICES, close_high, convert_actions
 from vla_cli.synchrony.clocks import SAME_RATE as SAME_RATE
 from vla_cli.synchrony.clocks import ClockFault, clock_faults, control_ticks, delayed, fault_notes, in_gaps
 from vla_cli.synchrony.clocks import clean_rate as clean_rate
-from vla_cli.synchrony.dimensions import parts_of, stated
+from vla_cli.synchrony.dimensions import knows_gripper, parts_of, stated
 from vla_cli.synchrony.resample import continuous, hold, sample_action, sample_state
 
 IDLE_SHARE = 1e-3  # of a state dimension's range in the episode: less is no move
 IDLE_FLOOR = 1e-4  # in the log's own units: less is no move
+IDLE_RATE = 10.0  # Hz; changes are judged over a step of this rate, for at a high one every single step is small
 KEEP_HEAD, KEEP_TAIL = 1, 2  # idle frames kept on either side of the motion
 GRIPPERS = ("as-recorded", "normalise")
 
@@ -148,7 +149,9 @@ def _synchronise(episode: Episode, options: SyncOptions) -> Synchronised:
         raise UnusableError("its streams overlap in time by less than two control steps")
     sampled, notes = _sample(_split(shifted, recorded), ticks, options.rate)
     state, action = _joined(sampled.states, ticks), _joined(sampled.actions, ticks)
-    start, stop = (0, len(ticks)) if options.keep_idle else motion(state, action)
+    start, stop = 0, len(ticks)
+    if not options.keep_idle:
+        start, stop = motion(state, action, rate=options.rate, grippers=_grippers(sampled.actions))
     if stop == start:
         raise UnusableError(f"nothing moves in its {len(ticks)} frames (--keep-idle keeps it)")
     sampled, made = _as_wanted(sampled, options)
@@ -184,29 +187,58 @@ def _synchronise(episode: Episode, options: SyncOptions) -> Synchronised:
     )
 
 
-def motion(state: np.ndarray, action: np.ndarray) -> tuple[int, int]:
+def motion(
+    state: np.ndarray, action: np.ndarray, *, rate: float = IDLE_RATE, grippers: Sequence[int] | None = None
+) -> tuple[int, int]:
     """First frame and end of the part of an episode in which something moves, with a few idle frames around it.
 
-    A step is a move when a state dimension changes by more than `IDLE_SHARE` of its range in the episode (and more
-    than `IDLE_FLOOR`), or an action dimension that only ever has two values (a gripper command) switches.
+    Something moves when a state dimension changes by more than `IDLE_SHARE` of its range in the episode (and more than
+    `IDLE_FLOOR`) within a step of `IDLE_RATE`, however many frames that takes, or a gripper command by more than
+    `IDLE_SHARE` of its range. An action dimension that only ever has two values is always taken for such a command.
 
     Args:
         state: [T, S], S may be 0 (then nothing is taken for idle: there is nothing to judge by).
         action: [T, A].
+        rate: frames a second.
+        grippers: which dimensions of the action are grippers. None: nobody has said so; without a dimension of two
+            values, those that keep their value in most steps are then taken for grippers.
 
     Returns:
         start and stop; equal when nothing moves at all.
     """
     if state.shape[1] == 0:
         return 0, len(state)
-    least = np.maximum(IDLE_SHARE * np.ptp(state, axis=0), IDLE_FLOOR)
-    moves = np.any(np.abs(np.diff(state, axis=0)) > least, axis=1)
-    switches = np.array([len(np.unique(column)) == 2 for column in action.T], bool)
-    moves |= np.any(np.diff(action[:, switches], axis=0) != 0, axis=1)
+    window = min(max(1, round(rate / IDLE_RATE)), len(state) - 1)
+    commands = action[:, _commands(action, grippers)]
+    moves = np.any(_changes(state, window) > np.maximum(IDLE_SHARE * np.ptp(state, axis=0), IDLE_FLOOR), axis=1)
+    moves |= np.any(_changes(commands, window) > IDLE_SHARE * np.ptp(commands, axis=0), axis=1)
     if not moves.any():
         return 0, 0
     first, last = np.flatnonzero(moves)[[0, -1]]
-    return max(0, int(first) - KEEP_HEAD), min(len(state), int(last) + 1 + KEEP_TAIL)
+    return max(0, int(first) - KEEP_HEAD), min(len(state), int(last) + window + KEEP_TAIL)
+
+
+def _changes(values: np.ndarray, steps: int) -> np.ndarray:
+    return np.abs(values[steps:] - values[:-steps])
+
+
+def _commands(action: np.ndarray, grippers: Sequence[int] | None) -> np.ndarray:
+    """Which dimensions of an action [T, A] are gripper commands, as bool [A]; see `motion`."""
+    switches = np.array([len(np.unique(column)) == 2 for column in action.T], bool)
+    if grippers is None:
+        held = np.mean(np.diff(action, axis=0) == 0, axis=0) > 0.5
+        return switches if switches.any() else held
+    switches[list(grippers)] = True
+    return switches
+
+
+def _grippers(actions: Sequence[Stream]) -> list[int] | None:
+    """Which dimensions of the concatenated action are grippers; None when nobody has said whether there are any."""
+    found, offset = [], 0
+    for stream in actions:
+        found += [offset + index for index in parts_of(stream).grippers]
+        offset += stream.values.shape[1]
+    return found if found or all(knows_gripper(stream) for stream in actions) else None
 
 
 def square(picture: np.ndarray, size: int) -> np.ndarray:
