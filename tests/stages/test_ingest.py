@@ -182,6 +182,11 @@ def test_settings_state_what_the_log_does_not(tmp_path) -> None:
     assert "units" in summary["unknown_conventions"]["action/action"]
     with pytest.raises(ConfigError, match=r"--set 'camera\.orientation=left'"):
         ingest(source, tmp_path / "bad", settings=("camera.orientation=left",))
+    # README's front camera, in a log that calls it otherwise: it would stay upside down
+    for setting in ("front.orientation=upside-down", "camera.mode=delta"):
+        with pytest.raises(ConfigError, match=r"states nothing: no episode has a stream .* with a convention"):
+            ingest(source, tmp_path / "bad", settings=(setting,))
+        assert not (tmp_path / "bad").exists()
 
 
 def test_a_killed_run_is_resumed_to_the_same_bytes() -> None:
@@ -333,10 +338,15 @@ def test_outputs_in_the_way(tmp_path) -> None:
     source, out = robomimic_log(tmp_path / "log.hdf5"), tmp_path / "out"
     out.mkdir()
     (out / "mine").write_text("precious")
-    assert_refused(ConfigError, out, lambda: ingest(source, out), "is not empty", "--overwrite")
+    assert_refused(ConfigError, out, lambda: ingest(source, out), "is not empty", "was not written by vla")
     assert_refused(ConfigError, out, lambda: ingest(source, out, format="tape"), "is not empty")
-    ingest(source, out, overwrite=True)
-    assert "mine" not in contents(out)
+    assert_refused(ConfigError, out, lambda: ingest(source, out, overwrite=True), "was not written by vla")
+    assert (out / "mine").read_text() == "precious"
+    (out / "mine").unlink()
+    ingest(source, out)
+    before = contents(out)
+    ingest(source, out, overwrite=True, instruction="something else")
+    assert contents(out) != before
     assert_refused(ConfigError, out, lambda: ingest(out, out, overwrite=True), "overlap")
     assert_refused(ConfigError, tmp_path / "new", lambda: ingest(source, tmp_path / "new", format="tape"), "tape")
 

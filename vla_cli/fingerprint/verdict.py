@@ -245,7 +245,8 @@ def _conclude(
             camera, "cannot tell", f"Camera {camera}: cannot tell; {why}.", changes, scenes, pictures, None
         )
     needed = max([scenes, *(change.scenes_needed or 0 for change in short)])
-    why = f"it takes {needed} scene{'s' if needed > 1 else ''} of {LEAST_PICTURES} or more pictures each"
+    scenes_of = f"{needed} scene{'s' if needed > 1 else ''} of {LEAST_PICTURES} or more pictures each"
+    why = f"it takes {scenes_of}, every scene in a folder of its own"
     sentence = f"Camera {camera}: cannot tell yet from {pictures} pictures of {scenes} scene(s); {why}."
     return CameraComparison(camera, "cannot tell", sentence, changes, scenes, pictures, needed)
 

@@ -24,9 +24,9 @@ from typing import Any
 
 from vla_cli import __version__
 from vla_cli.configs import IngestConfig
-from vla_cli.conventions import parse_settings
+from vla_cli.conventions import keys_of, parse_settings
 from vla_cli.conversion import QUARANTINE, RESULTS, Result, Source, Task, Terms, convert_all, discard, finished
-from vla_cli.episode import read_manifest, write_manifest
+from vla_cli.episode import load_headers, read_manifest, write_manifest
 from vla_cli.errors import CheckFailed, ConfigError, InputError
 from vla_cli.files import (
     building,
@@ -233,6 +233,7 @@ def _pass(config: IngestConfig, chosen: _Chosen, progress: Progress) -> dict[str
         waiting += [task for task in new if task.stem not in results]
         ordered = [results[task.stem] for task in tasks if task.stem in results]
         ordered += _vanished(folder, {task.stem for task in tasks})
+        _check_settings(config, [result.row for result in ordered if result.row], folder)
         _complete(config, ordered, waiting, record, progress)
         write_manifest(folder, [_row(result) for result in ordered if result.row])
         shutil.rmtree(folder / RESULTS)
@@ -273,6 +274,30 @@ def _earlier(config: IngestConfig, request: dict[str, Any]) -> list[Result] | No
             Result(facts["name"], file.stem, facts["source_digest"], reason=facts["reason"], version=facts["version"])
         )
     return results
+
+
+def _check_settings(config: IngestConfig, rows: Sequence[dict[str, Any]], folder: Path) -> None:
+    """Refuse a `--set` that states something of a stream which no episode has: it would state nothing.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    parsed = zip(config.settings, parse_settings(config.settings), strict=True)
+    named = [(text, stream, key) for text, (stream, key, _) in parsed if stream]
+    if not (named and rows):
+        return
+    roles: dict[str, str] = {}
+    for row in rows:
+        roles.update(dict.fromkeys(row["cameras"], "image"))
+        roles.update({stream.name: stream.role for stream in load_headers(folder / row["file"])})
+    for text, stream, key in named:
+        fitting = [name for name, role in roles.items() if key in keys_of(role)]
+        if stream not in fitting:
+            raise ConfigError(
+                f"--set '{text}' states nothing: no episode has a stream '{stream}' with a convention '{key}'",
+                expected=f"one of {', '.join(fitting)}" if fitting else f"a stream that has a convention '{key}'",
+                hint=f"vla inspect {config.source}, which lists the streams",
+            )
 
 
 def _is_known(task: Task, earlier: Sequence[Result]) -> bool:
@@ -441,8 +466,8 @@ def _warn_of_silence(config: IngestConfig, rows: list[dict[str, Any]], record: R
     if silent:
         message = (
             f"{len(silent)} of {len(rows)} episodes have no instruction ({', '.join(silent[:3])}"
-            f"{', ...' if len(silent) > 3 else ''}); a policy that follows language needs one: vla collect-ingest "
-            f'{config.source.name} --out {config.out.name} --overwrite --instruction "..."'
+            f"{', ...' if len(silent) > 3 else ''}); a policy that follows language needs one: the same command with "
+            '--overwrite --instruction "..." gives it'
         )
         _say(message, record, progress)
 

@@ -345,7 +345,8 @@ def _dataset(config: SteerConfig, specs: dict[str, PolicySpec]) -> Dataset:
     """
     if config.dataset is None:
         raise ConfigError(
-            "There is no world to act in (the demonstrations name none) and no dataset to compare with",
+            f"There is no world to act in ({'--world none' if config.world else 'the demonstrations name none'}) and "
+            "no dataset to compare with",
             expected="one of them",
             hint="--dataset DATASET for the open-loop report, or --world tabletop:V",
         )
