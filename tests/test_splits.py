@@ -127,7 +127,7 @@ def test_an_operator_without_whom_an_instruction_is_lost_is_not_drawn() -> None:
 
 def test_an_operator_that_cannot_be_held_out_is_refused() -> None:
     one = {f"e{i}": ("ada", "lift") for i in range(3)}
-    with pytest.raises(ConfigError, match="all 3 episodes are by 'ada'"):
+    with pytest.raises(ConfigError, match="all who are named are 'ada'"):
         hold_out_operator(one, 0)
     with pytest.raises(ConfigError, match="one of: ada"):
         hold_out_operator(one, 0, "bo")

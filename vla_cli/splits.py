@@ -14,6 +14,7 @@ from vla_cli.errors import ConfigError
 
 LEAST_FOR_ONE = 5  # from this many episodes on, one is held out whatever the share
 FRACTION, OPERATOR = "fraction", "operator"
+_NAMED = "vla collect-ingest SOURCE --out EPISODES --overwrite --operator NAME, a log an operator"
 UNKNOWN = "unknown"
 
 Kind = tuple[str, ...]
@@ -89,6 +90,26 @@ def split_episodes(
     return _sides(kinds, valid)
 
 
+def check_operator(people: Collection[str], operator: str) -> None:
+    """Refuse to hold out an operator who cannot be, whatever else the episodes are.
+
+    Args:
+        people: the operators whose names are known.
+        operator: whom to hold out; "" for any.
+
+    Raises:
+        ConfigError: there are fewer than two, or not that one.
+    """
+    if operator and operator not in people:
+        known = ", ".join(sorted(people)) or "none"
+        raise ConfigError(f"--split names the operator '{operator}'", expected=f"one of: {known}")
+    if len(people) < 2:
+        only = f"all who are named are '{next(iter(people))}'" if people else "no episode says who demonstrated"
+        raise ConfigError(
+            f"No operator can be held out: {only}", expected="two or more", hint=f"--split {FRACTION}, or {_NAMED}"
+        )
+
+
 def hold_out_operator(
     kinds: Mapping[str, Kind], seed: int, operator: str = "", groups: Sequence[Collection[str]] = ()
 ) -> tuple[list[str], list[str]]:
@@ -112,20 +133,13 @@ def hold_out_operator(
     """
     counts = Counter(kind[0] for kind in kinds.values())
     people = sorted(name for name in counts if name != UNKNOWN)
-    named = "vla collect-ingest SOURCE --out EPISODES --overwrite --operator NAME, a log an operator"
-    if operator and operator not in people:
-        raise ConfigError(f"--split names the operator '{operator}'", expected=f"one of: {', '.join(people) or 'none'}")
-    if counts[UNKNOWN] and people:
+    if counts[UNKNOWN] and people and (not operator or operator in people):
         raise ConfigError(
             f"{counts[UNKNOWN]} of {len(kinds)} episodes do not say who demonstrated, maybe the one held out",
             expected="an operator for each episode",
-            hint=named,
+            hint=_NAMED,
         )
-    if len(people) < 2:
-        only = f"all {len(kinds)} episodes are by '{people[0]}'" if people else "no episode says who demonstrated"
-        raise ConfigError(
-            f"No operator can be held out: {only}", expected="two or more", hint=f"--split {FRACTION}, or {named}"
-        )
+    check_operator(people, operator)
     units = _units(list(kinds), groups)
     left = {person: _without(person, kinds, units) for person in people}
     instructions = {kind[-1] for kind in kinds.values()}

@@ -51,6 +51,11 @@ def test_a_plan_of_what_works_is_made(made: dict[str, Path], tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("stage", "wrong", "said"),
     [
+        ("preprocess", {"latency": ("foo=1",)}, "--latency foo names no stream"),
+        ("preprocess", {"split": "operator:carol"}, "--split names the operator 'carol'"),
+        ("preprocess", {"gripper": "normalise"}, "--gripper normalise: nobody has stated"),
+        ("preprocess", {"actions": "absolute"}, "--actions absolute needs to know"),
+        ("preprocess", {"actions": "delta"}, "stated conventions: mode absolute, delta, velocity"),
         ("preprocess", {"episodes": NOWHERE}, "nowhere does not exist"),
         ("preprocess", {"episodes": "dataset"}, "dataset, written by preprocess"),
         ("preprocess", {"phrasings": NOWHERE}, "nowhere does not exist"),

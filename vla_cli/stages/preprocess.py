@@ -26,7 +26,7 @@ from vla_cli.dataset_page.judgement import standing, verdict
 from vla_cli.dataset_page.tracks import contact_sheet, sheet_episodes
 from vla_cli.dataset_passes import Seen, Written, look, nothing_left, parse_latencies, split, write
 from vla_cli.dataset_warnings import dataset_warnings, wide_plan
-from vla_cli.episode import Skipped, load_headers, read_manifest
+from vla_cli.episode import Skipped, Stream, load_headers, read_manifest
 from vla_cli.errors import CheckFailed, ConfigError, InputError
 from vla_cli.facts import merge
 from vla_cli.files import building, check_output, is_complete, read_json, write_json, write_text
@@ -40,7 +40,7 @@ from vla_cli.provenance import FILE_NAME as RUN_FILE
 from vla_cli.provenance import RunRecord, describe_input
 from vla_cli.quality import exclusions
 from vla_cli.quality.fixes import parse_fixes
-from vla_cli.splits import parse_split
+from vla_cli.splits import OPERATOR, UNKNOWN, check_operator, parse_split
 from vla_cli.stats import DatasetAccumulator, DatasetStatistics, Statistics
 from vla_cli.stats_import import Imported, freeze, import_named
 from vla_cli.study import (
@@ -54,6 +54,8 @@ from vla_cli.study import (
     quality,
     save_alternatives,
 )
+from vla_cli.synchrony.actions import check_actions, check_gripper
+from vla_cli.synchrony.clocks import delayed
 from vla_cli.synchrony.synchronise import check_choices
 
 STAGE = "preprocess"
@@ -209,11 +211,43 @@ def _prepare(config: PreprocessConfig) -> _Prepared:
     )
     if not agreed.rows:
         raise nothing_left(config, agreed.skipped)
+    _check_streams(config, agreed)
     for dims, key in (("state_dims", "state_dim"), ("action_dims", "action_dim")):
         derived = key == "action_dim" and config.actions == "next-state"  # then the width is the state's
         if getattr(config, dims) is not None and not derived:
             parse_indices(getattr(config, dims), agreed.rows[0][key], f"--{dims.replace('_', '-')}")
     return _Prepared(len(rows), agreed, load_lexicon(config.phrasings), _base(config))
+
+
+def _check_streams(config: PreprocessConfig, agreed: Agreement) -> None:
+    """Refuse what no episode could be made into, by its headers: the run would say it after the work.
+
+    Raises:
+        ConfigError: a latency of no stream, an operator whom nobody knows, or conventions that no episode states.
+    """
+    how, operator = parse_split(config.split)
+    if how == OPERATOR:
+        check_operator({row["operator"] for row in agreed.rows} - {UNKNOWN}, operator)
+    refused = []
+    for row in agreed.rows:
+        try:
+            _check_episode(config, agreed.cameras, load_headers(config.episodes / row["file"]))
+        except ConfigError as error:
+            refused.append(error)
+    # an episode that cannot be used otherwise may be left out for another reason
+    if len(refused) == len(agreed.rows):
+        raise refused[0]
+
+
+def _check_episode(config: PreprocessConfig, cameras: Sequence[str], headers: Sequence[Stream]) -> None:
+    pictures = [Stream("image", camera, np.empty((0, 1, 1, 3), np.uint8), np.empty(0)) for camera in cameras]
+    states, actions = ([header for header in headers if header.role == role] for role in ("state", "action"))
+    delayed([*pictures, *states, *actions], parse_latencies(config)[0])
+    used = [] if config.actions == "next-state" else actions
+    for action in used:
+        check_actions(action, config.actions)
+    for stream in [*states, *used] if config.gripper == "normalise" else ():
+        check_gripper(stream)
 
 
 def _check_options(config: PreprocessConfig) -> None:

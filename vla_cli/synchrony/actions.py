@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from vla_cli.conventions import UNKNOWN
+from vla_cli.conventions import KEYS, UNKNOWN
 from vla_cli.episode import Stream, UnusableError
 from vla_cli.errors import ConfigError
 from vla_cli.synchrony.dimensions import (
@@ -74,7 +74,7 @@ def convert_actions(actions: Sequence[Stream], states: Sequence[Stream], wanted:
         if not _is_movable(action) or stated(action, "mode") == wanted:
             found.append(action)
             continue
-        _check_stated(action, wanted)
+        check_actions(action, wanted)
         base = base_of(action, states)
         parts = parts_of(action)
         into = to_delta if wanted == "delta" else to_absolute
@@ -197,15 +197,9 @@ def close_high(stream: Stream, lowest: Mapping[str, float]) -> tuple[Stream, lis
     Raises:
         ConfigError: the stream has a gripper and nobody has stated which way it opens.
     """
+    check_gripper(stream)
     columns = list(parts_of(stream).grippers)
-    convention = stated(stream, "gripper")
-    if convention == UNKNOWN and (columns or stream.role == "action"):
-        raise ConfigError(
-            f"--gripper normalise: nobody has stated whether the gripper of {label(stream)} is high or low when open",
-            expected="a stated convention `gripper`",
-            hint=f"{_SET} {stream.name}.gripper=open-high (or open-low, width, joint, none)",
-        )
-    if convention != "open-high" or not columns:
+    if stated(stream, "gripper") != "open-high" or not columns:
         return stream, []
     low = lowest.get(f"{stream.role}/{stream.name}", float(np.min(stream.values[:, columns])))
     # -0.05: a sensor of [0, 1] may be a little below 0.
@@ -214,6 +208,37 @@ def close_high(stream: Stream, lowest: Mapping[str, float]) -> tuple[Stream, lis
     values[:, columns] = total - values[:, columns]
     note = f"{label(stream)}: its gripper is mirrored ({'1 - v' if total else '-v'}), so that it is high when closed"
     return replace(stream, values=values, attributes={**stream.attributes, "gripper": "open-low"}), [note]
+
+
+def check_gripper(stream: Stream) -> None:
+    """Refuse to make the gripper of a stream another while nobody has stated which way it opens.
+
+    Args:
+        stream: a vector stream, or its header (values [0, D]).
+
+    Raises:
+        ConfigError: it is not stated.
+    """
+    if stated(stream, "gripper") == UNKNOWN and (parts_of(stream).grippers or stream.role == "action"):
+        raise ConfigError(
+            f"--gripper normalise: nobody has stated whether the gripper of {label(stream)} is high or low when open",
+            expected="a stated convention `gripper`",
+            hint=f"{_SET} {stream.name}.gripper=open-high (or open-low, width, joint, none)",
+        )
+
+
+def check_actions(action: Stream, wanted: str) -> None:
+    """Refuse to make an action another while what is needed of its conventions is unknown.
+
+    Args:
+        action: an action stream, or its header (values [0, D]).
+        wanted: one of `CHOICES`.
+
+    Raises:
+        ConfigError: something is not stated, or the action is none that can be converted.
+    """
+    if wanted in ("absolute", "delta") and _is_movable(action) and stated(action, "mode") != wanted:
+        _check_stated(action, wanted)
 
 
 def _next_states(states: Sequence[Stream]) -> list[Stream]:
@@ -251,12 +276,16 @@ def _check_stated(action: Stream, wanted: str) -> None:
         raise ConfigError(
             f"{option} needs to know what {label(action)} is, and its {', '.join(unknown)} "
             f"{'is' if len(unknown) == 1 else 'are'} unknown",
-            expected="stated conventions; see `vla collect-ingest --help` for the values there are",
+            expected=f"stated conventions: {'; '.join(_values(key) for key in unknown)}",
             hint=f"{_SET.removesuffix(' --set')} {hints}",
         )
     notes = parts_of(action).notes
     if notes:
         raise ConfigError(f"{option}: {notes[0]}", expected="an action whose rotation can be composed")
+
+
+def _values(key: str) -> str:
+    return f"{key} {', '.join(KEYS[key][1]) or '(any text)'}"
 
 
 def _check_units(action: Stream, group: list[Stream]) -> None:
