@@ -316,6 +316,11 @@ def _vla_loading(arguments: str, spec: PolicySpec) -> list[str]:
     ]
     if spec.calibration.get("parts"):
         lines += ["# through the calibration"]
+    lines += [
+        f"# for B observations: images [B, {len(spec.cameras)}, height, width, 3] uint8 RGB, state "
+        f"[B, {len(spec.state_names)}] and",
+        "# noise of the shape policy.noise_shape(B), standard normal, float32; B instructions",
+    ]
     if _is_guided(spec):
         lines += [
             "trained = policy.spec.instructions",

@@ -82,7 +82,12 @@ class Environment(Protocol):
 
 
 class World(Protocol):
-    """A place to evaluate in; see `vla_cli.worlds.WORLDS`."""
+    """A place to evaluate in; see `vla_cli.worlds.WORLDS`.
+
+    What is registered there is called with a variant ("" for the demonstrations' own), the demonstrations' `env_args`
+    when they were recorded in this world (else None), and the instructions that were demonstrated; it raises
+    ConfigError where there is no such variant.
+    """
 
     label: str
     action_width: int
