@@ -189,12 +189,20 @@ def run_stage(
         sys.stdout.write("".join(f"{line}\n" for line in describe(result)))
 
 
+_SHOWN_OTHERWISE = ("stage", "out", "path", "dry_run", "rows", "comparisons", "settings", "contents")
+
+
 def describe(result: Mapping[str, Any]) -> list[str]:
     """A stage's result in a few lines for people."""
     where = result.get("out", result.get("path"))
     lines = [f"{result.get('stage', '')}: {'plan, nothing is written' if result.get('dry_run') else where}"]
     for key, value in result.items():
-        if key in ("stage", "out", "path", "dry_run", "rows", "settings", "contents") or value in ({}, [], None, ""):
+        if key in ("stage", "out", "path", "dry_run", "rows", "comparisons", "settings", "contents") or value in (
+            {},
+            [],
+            None,
+            "",
+        ):
             continue
         if isinstance(value, list) and key in ("warnings", "notes", "skipped"):
             lines += [f"  {key}: {_item(item)}" for item in value]

@@ -24,6 +24,7 @@ from vla_cli.provenance import FILE_NAME as RUN_FILE
 from vla_cli.provenance import RunRecord, describe_input
 from vla_cli.report import BASE, TRAINED, Condition, Report, load_report, save_report, table, transposed
 from vla_cli.report.html import render_html
+from vla_cli.report.verdict import open_loop_comparisons, verdicts
 from vla_cli.suites import SUITES, Actor, Findings
 from vla_cli.suites.closed_loop import asked_conditions, check_fits
 from vla_cli.suites.kept import Kept
@@ -422,8 +423,10 @@ def _summary(config: SteerConfig, progress: Progress) -> dict[str, Any]:
     report = load_report(config.out)
     for metric in report.metrics:
         progress.table(metric, *transposed(*table(report, metric)))
-    for warning in report.warnings:
-        progress.note(warning)
+    for verdict in verdicts(report):
+        progress.note(f"{verdict.policy}: {verdict.label}. It {verdict.sentence}")
+    for sentence in [*open_loop_comparisons(report), *report.warnings]:
+        progress.note(sentence)
     if config.fail_under is not None:
         _check(report, config.fail_under)
     return {
