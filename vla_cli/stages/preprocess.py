@@ -10,8 +10,9 @@ with their number. Resuming an interrupted run computes it again: the result is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -200,18 +201,23 @@ def _prepare(config: PreprocessConfig) -> _Prepared:
     rows = read_manifest(config.episodes)
     if not rows:
         raise nothing_left(config, [])
+
+    @cache  # the agreement and the check of the options both look at them
+    def headers(file: str) -> list[Stream]:
+        return load_headers(config.episodes / file)
+
     agreed = agree(
         rows,
         cameras=config.cameras,
         rate=config.rate,
         same_sizes=config.image_size is None,
-        headers=lambda row: load_headers(config.episodes / row["file"]),
+        headers=lambda row: headers(row["file"]),
         actions=config.actions,
         gripper=config.gripper,
     )
     if not agreed.rows:
         raise nothing_left(config, agreed.skipped)
-    _check_streams(config, agreed)
+    _check_streams(config, agreed, headers)
     for dims, key in (("state_dims", "state_dim"), ("action_dims", "action_dim")):
         derived = key == "action_dim" and config.actions == "next-state"  # then the width is the state's
         if getattr(config, dims) is not None and not derived:
@@ -219,7 +225,7 @@ def _prepare(config: PreprocessConfig) -> _Prepared:
     return _Prepared(len(rows), agreed, load_lexicon(config.phrasings), _base(config))
 
 
-def _check_streams(config: PreprocessConfig, agreed: Agreement) -> None:
+def _check_streams(config: PreprocessConfig, agreed: Agreement, headers: Callable[[str], Sequence[Stream]]) -> None:
     """Refuse what no episode could be made into, by its headers: the run would say it after the work.
 
     Raises:
@@ -231,7 +237,7 @@ def _check_streams(config: PreprocessConfig, agreed: Agreement) -> None:
     refused = []
     for row in agreed.rows:
         try:
-            _check_episode(config, agreed.cameras, load_headers(config.episodes / row["file"]))
+            _check_episode(config, agreed.cameras, headers(row["file"]))
         except ConfigError as error:
             refused.append(error)
     # an episode that cannot be used otherwise may be left out for another reason

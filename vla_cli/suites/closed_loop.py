@@ -20,7 +20,7 @@ from vla_cli.progress import SILENT, Progress
 from vla_cli.report import DO_NOTHING, Condition, Film, Rollout, Row, count_row
 from vla_cli.report.paired import compare_rollouts
 from vla_cli.suites import Actor, Findings
-from vla_cli.suites.kept import Kept
+from vla_cli.suites.kept import NOTHING_KEPT, Kept
 from vla_cli.worlds.contract import CONDITIONS, Case, World
 
 FILM_FRAMES = 8
@@ -38,7 +38,7 @@ def run(
     films: int = 2,
     workers: int = 1,
     progress: Progress = SILENT,
-    kept: Kept | None = None,
+    kept: Kept = NOTHING_KEPT,
 ) -> Findings:
     """Run every policy under every condition.
 
@@ -100,15 +100,14 @@ def run(
 _Finished = tuple[list[Rollout], list[Film]]
 
 
-def _keep(kept: Kept | None, policy: str, condition: str, finished: _Finished) -> None:
+def _keep(kept: Kept, policy: str, condition: str, finished: _Finished) -> None:
     rollouts, films = finished
-    if kept is not None:
-        frames = {str(i): film.frames for i, film in enumerate(films)}
-        kept.save(policy, condition, [asdict(rollout) for rollout in rollouts], frames)
+    frames = {str(i): film.frames for i, film in enumerate(films)}
+    kept.save(policy, condition, [asdict(rollout) for rollout in rollouts], frames)
 
 
-def _restore(kept: Kept | None, policy: str, condition: str) -> _Finished | None:
-    found = kept.load(policy, condition) if kept is not None else None
+def _restore(kept: Kept, policy: str, condition: str) -> _Finished | None:
+    found = kept.load(policy, condition)
     if found is None:
         return None
     document, frames = found

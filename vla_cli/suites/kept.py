@@ -56,3 +56,7 @@ class Kept:
 
     def _path(self, policy: str, condition: str) -> Path | None:
         return self._directory / f"{policy}.{condition}.safetensors" if self._directory else None
+
+
+NOTHING_KEPT = Kept()
+"""For an evaluation that is not to be resumed."""

@@ -19,7 +19,7 @@ from vla_cli.progress import SILENT, Progress
 from vla_cli.report import Condition, mean_row
 from vla_cli.report.paired import compare_errors
 from vla_cli.suites import Actor, Findings
-from vla_cli.suites.kept import Kept
+from vla_cli.suites.kept import NOTHING_KEPT, Kept
 from vla_cli.windows import Samples, Windows
 
 CONDITIONS = {
@@ -39,7 +39,7 @@ def run(
     seed: int,
     episodes: int,
     progress: Progress = SILENT,
-    kept: Kept | None = None,
+    kept: Kept = NOTHING_KEPT,
 ) -> Findings:
     """Measure every policy on the dataset's held-out episodes (on all of them, with a warning, when none is held out).
 
@@ -61,9 +61,9 @@ def run(
     errors: dict[tuple[str, str], list[float]] = {}
     for name, policy in policies.items():
         for condition in CONDITIONS:
-            finished = kept.load(name, condition) if kept is not None else None
+            finished = kept.load(name, condition)
             measured = finished[0] if finished else [_error(policy, d, dataset, condition, seed) for d in chosen]
-            if kept is not None and finished is None:
+            if finished is None:
                 kept.save(name, condition, measured)
             errors[name, condition] = measured
             findings.rows.append(mean_row(name, condition, "action_error", errors[name, condition]))
