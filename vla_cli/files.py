@@ -198,6 +198,27 @@ def is_complete(out: Path, request: Mapping[str, Any], *, resume: bool) -> bool:
     return True
 
 
+def check_resumable(out: Path, request: Mapping[str, Any], *, resume: bool) -> None:
+    """Refuse beforehand what a resumed run would refuse: to go on with what another request made or began.
+
+    Raises:
+        ConfigError: `out`, or an interrupted run's rest, belongs to another request.
+    """
+    if not is_complete(out, request, resume=resume):
+        check_rest(out, request, resume=resume)
+
+
+def check_rest(out: Path, request: Mapping[str, Any], *, resume: bool) -> None:
+    """Refuse to go on with an interrupted run's rest that another request began; without `resume` nothing goes on.
+
+    Raises:
+        ConfigError: the requests differ.
+    """
+    asked = partial_path(out) / _REQUEST
+    if resume and asked.is_file():
+        check_same(partial_path(out), read_json(asked), request)
+
+
 @contextmanager
 def building(out: Path, request: Mapping[str, Any], *, overwrite: bool, resume: bool) -> Iterator[Path]:
     """Build an output directory: yields the partial directory, and moves it to `out` when the block succeeds.
@@ -216,9 +237,7 @@ def building(out: Path, request: Mapping[str, Any], *, overwrite: bool, resume: 
     partial = partial_path(out)
     request = json.loads(to_json(dict(request)))
     if partial.exists() and resume:
-        asked = partial / _REQUEST
-        if asked.is_file():
-            check_same(partial, read_json(asked), request)
+        check_rest(out, request, resume=resume)
     elif partial.exists():
         shutil.rmtree(partial)
     partial.mkdir(parents=True, exist_ok=True)

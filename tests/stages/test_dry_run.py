@@ -118,6 +118,19 @@ def test_what_a_run_refuses_a_dry_run_refuses(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("left", ["out/run.json", ".out.partial/request.json"])
+@pytest.mark.parametrize("stage", ["preprocess", "finetune", "steer", "export"])
+def test_what_another_request_made_or_began_is_not_gone_on_with(
+    stage: str, left: str, made: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / left).parent.mkdir()
+    (tmp_path / left).write_text('{"request": {"seed": 99}}')
+    module, config = stages(made, tmp_path / "out")[stage]
+    message = refusal(lambda: module.run(replace(config, resume=True)))
+    assert "was begun with other settings" in message
+    assert refusal(lambda: module.plan(replace(config, resume=True))) == message
+
+
 @pytest.mark.parametrize(
     "ways",
     [

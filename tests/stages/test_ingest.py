@@ -347,6 +347,8 @@ def test_outputs_in_the_way(tmp_path) -> None:
     before = contents(out)
     ingest(source, out, overwrite=True, instruction="something else")
     assert contents(out) != before
+    for call in (run, plan):
+        assert_refused(ConfigError, out, lambda c=call: c(IngestConfig(source=source, out=out)), "with other settings")
     assert_refused(ConfigError, out, lambda: ingest(out, out, overwrite=True), "overlap")
     assert_refused(ConfigError, tmp_path / "new", lambda: ingest(source, tmp_path / "new", format="tape"), "tape")
 

@@ -25,7 +25,7 @@ from vla_cli.calibration import FILE_NAME as DOMAIN_FILE
 from vla_cli.calibration import FOLDER as CALIBRATION
 from vla_cli.configs import ExportConfig
 from vla_cli.errors import InputError
-from vla_cli.files import building, check_output, digest, is_complete, read_json, write_json
+from vla_cli.files import building, check_output, check_resumable, digest, is_complete, read_json, write_json
 from vla_cli.policies.adaptation import save_merged
 from vla_cli.policies.checkpoint import BaseFiles, locate_base, locate_tokenizer
 from vla_cli.policies.flow import FlowPolicy, load
@@ -114,6 +114,7 @@ def _prepare(config: ExportConfig) -> _Prepared:
         "base": files.reference.digest,
         "report": describe_input(config.report) if config.report else None,
     }
+    check_resumable(config.out, request, resume=config.resume)
     return _Prepared(spec, base, files, report, request)
 
 

@@ -15,7 +15,7 @@ from vla_cli.calibration import Calibration, DomainFacts, calibrate, load_domain
 from vla_cli.configs import FinetuneConfig
 from vla_cli.dataset import Dataset, load_dataset
 from vla_cli.errors import InputError, within_memory
-from vla_cli.files import building, check_output, is_complete, read_json, write_text
+from vla_cli.files import building, check_output, check_resumable, is_complete, read_json, write_text
 from vla_cli.guidance import Guidance, negatives_of
 from vla_cli.language.alternatives import FILE_NAME as ALTERNATIVES
 from vla_cli.language.alternatives import Alternative, document, load_alternatives
@@ -165,6 +165,7 @@ def _prepare(config: FinetuneConfig) -> Plan:
     # they change speed, or how often the run can be picked up again, not what comes out of it
     for key in ("checkpoint_every", "threads"):
         request.pop(key)
+    check_resumable(config.out, request, resume=config.resume)
     given = {"replay": config.replay is not None, "alternatives": bool(alternatives)}
     fed_otherwise = base.own is not None and spec.statistics_from != "base"
     methods, left_out = _methods(config, recipe, given, fed_otherwise=fed_otherwise)

@@ -32,6 +32,7 @@ from vla_cli.files import (
     building,
     check_apart,
     check_output,
+    check_rest,
     check_same,
     digest_file,
     encodable,
@@ -73,10 +74,13 @@ def plan(config: IngestConfig) -> dict[str, Any]:
 
     Raises:
         InputError: the source is missing, empty or of no known format.
-        ConfigError: there is no such format, or the output stands in the way.
+        ConfigError: there is no such format, or the output stands in the way or was made with other options.
     """
     _check(config)
     chosen = _choose(config)
+    request = _request(config, chosen)
+    earlier = _earlier(config, request)
+    check_rest(config.out, request, resume=config.resume or bool(earlier))
     warnings: list[str] = []
     with chosen.source.opened(lambda message: warnings.append(encodable(message))) as log:
         entries = list_entries(log, config.source)

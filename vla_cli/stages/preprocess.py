@@ -30,7 +30,7 @@ from vla_cli.dataset_warnings import dataset_warnings, wide_plan
 from vla_cli.episode import Skipped, Stream, load_headers, read_manifest
 from vla_cli.errors import CheckFailed, ConfigError, InputError
 from vla_cli.facts import merge
-from vla_cli.files import building, check_output, is_complete, read_json, write_json, write_text
+from vla_cli.files import building, check_output, check_resumable, is_complete, read_json, write_json, write_text
 from vla_cli.fingerprint import Fingerprint, load_fingerprint, save_fingerprint
 from vla_cli.fingerprint.deployment import load_pictures as load_deployment
 from vla_cli.fingerprint.glimpses import Features
@@ -100,8 +100,7 @@ def run(config: PreprocessConfig, progress: Progress = SILENT) -> dict[str, Any]
     if config.compare is not None:
         return _compare(config, progress)
     prepared = _prepare(config)
-    agreed, lexicon = prepared.agreed, prepared.lexicon
-    request = {**config.request(), "input": describe_input(config.episodes)}
+    agreed, lexicon, request = prepared.agreed, prepared.lexicon, prepared.request
     if is_complete(config.out, request, resume=config.resume):
         return _summary(read_json(config.out / RUN_FILE), config.out)
     record = RunRecord(STAGE, request, counts={"episodes_in": prepared.total})
@@ -186,12 +185,14 @@ class _Prepared:
         agreed: what the dataset is to be.
         lexicon: the words of instructions.
         base: statistics to compare with, or to keep.
+        request: what determines the dataset.
     """
 
     total: int
     agreed: Agreement
     lexicon: Lexicon
     base: Imported | None
+    request: dict[str, Any]
 
 
 def _prepare(config: PreprocessConfig) -> _Prepared:
@@ -222,7 +223,9 @@ def _prepare(config: PreprocessConfig) -> _Prepared:
         derived = key == "action_dim" and config.actions == "next-state"  # then the width is the state's
         if getattr(config, dims) is not None and not derived:
             parse_indices(getattr(config, dims), agreed.rows[0][key], f"--{dims.replace('_', '-')}")
-    return _Prepared(len(rows), agreed, load_lexicon(config.phrasings), _base(config))
+    request = {**config.request(), "input": describe_input(config.episodes)}
+    check_resumable(config.out, request, resume=config.resume)
+    return _Prepared(len(rows), agreed, load_lexicon(config.phrasings), _base(config), request)
 
 
 def _check_streams(config: PreprocessConfig, agreed: Agreement, headers: Callable[[str], Sequence[Stream]]) -> None:

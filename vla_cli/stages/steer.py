@@ -14,7 +14,7 @@ from vla_cli.bundle import DIGESTS, verify_digests
 from vla_cli.configs import SteerConfig
 from vla_cli.dataset import Dataset, load_dataset
 from vla_cli.errors import CheckFailed, ConfigError, InputError, within_memory
-from vla_cli.files import building, check_output, digest, is_complete, read_json
+from vla_cli.files import building, check_output, check_resumable, digest, is_complete, read_json
 from vla_cli.guidance import Guidance, choose, describe
 from vla_cli.policies import POLICIES
 from vla_cli.policies.checkpoint import locate_base
@@ -122,6 +122,7 @@ def _prepare(config: SteerConfig) -> _Prepared:
     }
     for key in ("threads", "workers", "fail_under"):
         request.pop(key)
+    check_resumable(config.out, request, resume=config.resume)
     dataset = _dataset(config, specs) if world is None else None
     warnings = _mismatches(specs, _asked(config, world, conditions)) if world is not None else []
     return _Prepared(specs, base, world, conditions, dataset, request, warnings)
