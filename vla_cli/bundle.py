@@ -190,7 +190,7 @@ def _calibration(spec: PolicySpec) -> Sequence[str]:
         lines += [f"- **{part}**: {sentence}" for sentence in sentences]
         lines += [] if sentences else [f"- left out: {part} ({FILE_NAME} holds none)"]
     lines += [f"- left out: {part} ({reason})" for part, reason in found["skipped"].items()]
-    return [*lines, "", _when(found)]
+    return [*lines, "", _when(found, spec.kind)]
 
 
 def _look(found: dict[str, Any]) -> list[str]:
@@ -262,14 +262,15 @@ def _timing(found: dict[str, Any]) -> list[str]:
     return [f"paths are followed at the demonstrated speeds, at most (share of a full command) {', '.join(limits)}"]
 
 
-def _when(found: dict[str, Any]) -> str:
+def _when(found: dict[str, Any], kind: str) -> str:
     here, base = (", ".join(_colour(median) for median in found[key]) for key in ("medians", "base_medians"))
     if found["on"] == "always":
         return "They are always on: this deployment's pictures cannot be told from the base's own domain by colour."
+    weights = ", and the trained weights are switched off for them" if kind == "lora" else ""
     return (
         f"They are on for pictures whose median colour is nearer to this deployment's ({here}) than to the base's own "
-        f"domain's ({base}); other pictures are left alone. They hold for this camera, light and robot: calibrate "
-        "again when one is moved."
+        f"domain's ({base}); other pictures are left alone{weights}. They hold for this camera, light and robot: "
+        "calibrate again when one is moved."
     )
 
 

@@ -308,6 +308,7 @@ def test_weights_trained_behind_a_calibration_are_exported_with_it(dataset: Path
         "## Warnings of the export",
         "merged/ acts with the trained weights in the base's own domain too",
         "measured on this deployment's pictures alone",
+        "other pictures are left alone, and the trained weights are switched off for them.",
         "import PeftModel",
         "2 control steps later",
         "with closed fingers 0.40",
