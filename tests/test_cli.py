@@ -19,6 +19,7 @@ from vla_cli.configs import FinetuneConfig, IngestConfig, SteerConfig
 from vla_cli.console import resolve
 from vla_cli.errors import ConfigError
 from vla_cli.files import partial_path
+from vla_cli.readers import READERS
 from vla_cli.recipe import recipe_names
 from vla_cli.stages import finetune
 
@@ -54,6 +55,11 @@ def test_help_names_every_recipe_and_the_default() -> None:
     listed, default = shown.partition("--recipe")[2].split("[default: ")[:2]
     assert [name for name in recipe_names() if name not in listed] == []
     assert default.startswith("steerable]") and FinetuneConfig.recipe in recipe_names()
+
+
+def test_help_names_every_log_format() -> None:
+    listed = " ".join(vla("collect-ingest", "--help").stdout.split()).partition("--format")[2].partition("--")[0]
+    assert [name for name in READERS if name not in listed] == []
 
 
 def test_the_command_line_reference_is_fresh() -> None:

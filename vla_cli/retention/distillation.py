@@ -2,8 +2,9 @@
 
     penalty = weight * mean |v_theta(o, l', a_t, t) - v_pre(o, l', a_t, t)|^2     over real steps and dimensions
 
-It stands in for the KL to a reference policy: where both see the same a_t and t, the KL between the two flows' actions
-is bounded by the integral of this difference. o is a demonstrated window, l' something else that could be asked there
+It stands in for the KL to a reference policy, and is none: a flow without noise has no such bound. Along the base's own
+paths the difference, integrated over t, bounds how far apart the two flows' actions end, up to a factor that grows with
+the velocities' Lipschitz constant. o is a demonstrated window, l' something else that could be asked there
 (`Context.alternatives`): named things are in the scene, and while something is held only the place can still change.
 
 Where a_t comes from, `path`:

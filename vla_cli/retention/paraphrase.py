@@ -1,7 +1,8 @@
 """Paraphrase training (MCSI, arXiv 2601.04052): the same behaviour under several phrasings of its instruction.
 
 A share of each batch's demonstrations is told another phrasing, drawn anew every step, so that the loss is in
-expectation the mean over phrasings. Nothing but the words changes. Published: 31 -> 42 after 100 steps.
+expectation a mean over phrasings: the demonstrated one weighs 1 - `probability`, the others the rest in equal parts.
+Nothing but the words changes. Published: 31 -> 42 after 100 steps.
 
 Phrasings come from the recipe, as a list (one instruction was demonstrated) or by instruction. Without any, the opening
 verb is replaced by others of its group in `VERBS`, and every other word stays. These are generic words: whether the

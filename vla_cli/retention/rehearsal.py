@@ -8,7 +8,11 @@ back on the one task it saw there. So replayed images are matched to the demonst
 - geometry: the picture is turned, zoomed and shifted at random, as another camera would see it. State and action are
   in the robot's frame and stay.
 
-With both probabilities 0 it is plain data mixing. Either way a fixed sample of the replay, as it was recorded, is
+With both probabilities 0 it is plain data mixing: the mean over a batch is
+
+    (1 - lambda) L_task + lambda L_pre        lambda: the share of the batch that is replay, `fraction`
+
+Either way a fixed sample of the replay, as it was recorded, is
 watched: when the policy's loss on it falls below the base's own, it learns that sample by heart.
 """
 
