@@ -430,6 +430,12 @@ def test_pages_are_made_from_the_document_alone_and_are_deterministic(place: Pla
     assert ElementTree.parse(path.with_suffix(".svg")).getroot().tag == "{http://www.w3.org/2000/svg}svg"
 
 
+def test_rows_that_did_the_same_in_every_episode_are_named(place: Place) -> None:
+    text = markdown(gathered(place, PLAN, lambda cell, _: 1.0 if cell.row in (BASE, STEERABLE) else 0.5))
+    assert text.count("\n\nThe same in every single episode: steerable as base on base-domain (in that domain") == 2
+    assert "The same in every" not in markdown(gathered(replace(place, work=place.work / "flat"), PLAN, flat))
+
+
 def test_what_was_not_run_is_said(place: Place) -> None:
     jobs = jobs_of(PLAN, FILE, place)
     assert "- steerable: 4 cell(s) on V, 4 cell(s) on W" in markdown(together(place, PLAN, jobs))

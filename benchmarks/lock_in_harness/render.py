@@ -15,6 +15,11 @@ from vla_cli.report.svg import PERCENT_AXIS, Band, Mark, dot_plot, plot_css
 PLAIN = "sft"
 """The row that others are timed against and compared with."""
 LOCKED = (*NOVEL,)
+TWINS = (
+    ("calibrate", CONDITIONS, "nothing more was needed, so that no weight was trained"),
+    ("base", ("base-domain",), "in that domain the transforms, and LoRA trained behind them, are switched off"),
+)
+"""Rows that others may do the same as, under which conditions, and why."""
 _INK = (
     ":root{--paper:#fff;--ink:#1a2028;--muted:#5d6875;--line:#d5dbe2;--track:#f4f6f8}"
     "@media (prefers-color-scheme:dark){:root{--paper:#12161b;--ink:#e8ecf1;--muted:#a0abb8;--line:#333c47;"
@@ -83,7 +88,19 @@ def _success(results: Results, shift: str) -> str:
         figures = [_figure(results.figure(label, shift, condition)) for condition in CONDITIONS]
         spread = f"{100 * novel.lowest:.0f} - {100 * novel.highest:.0f}"
         rows.append([label, *figures, _figure(novel), spread, str(novel.cells), _time(results, label, shift)])
-    return f"Success, percent.\n\n{_table(head, rows)}"
+    return f"Success, percent.\n\n{_table(head, rows)}{_twins(results, shift)}"
+
+
+def _twins(results: Results, shift: str) -> str:
+    """A paragraph naming the rows that did as another one in every single episode; empty where none did."""
+    found = []
+    for other, conditions, why in TWINS:
+        pairs = {row: results.paired(row, other, shift, conditions) for row in results.labels if row != other}
+        alike = [row for row, (own, its, cells) in pairs.items() if cells and own == its]
+        if alike:
+            where = "on all conditions" if conditions == CONDITIONS else f"on {', '.join(conditions)}"
+            found.append(f"{', '.join(alike)} as {other} {where} ({why})")
+    return f"\n\nThe same in every single episode: {'; '.join(found)}." if found else ""
 
 
 def _time(results: Results, label: str, shift: str) -> str:
