@@ -17,6 +17,7 @@ from vla_cli.configs import FinetuneConfig, IngestConfig, PreprocessConfig
 from vla_cli.dataset import load_dataset
 from vla_cli.files import read_json
 from vla_cli.policies.flow import load
+from vla_cli.recipe import load_recipe
 from vla_cli.stages import finetune, ingest, preprocess
 from vla_cli.suites import SUITES
 from vla_cli.worlds.tabletop.world import TabletopWorld
@@ -129,3 +130,19 @@ def test_a_base_without_policy_json_is_not_calibrated_and_the_reason_is_the_true
     )
     facts, why = finetune._domain_facts(plan, None)
     assert facts is None and "carries no policy.json" in why and "units" not in why
+
+
+def test_what_was_given_for_weights_alone_is_named_where_none_are_trained(base: Path, tmp_path: Path) -> None:
+    plan: Any = SimpleNamespace(
+        config=SimpleNamespace(replay=Path("replay")),
+        recipe=load_recipe("steerable"),
+        alternatives=["another"],
+        used={"replay", "alternatives"},
+        spec=SimpleNamespace(statistics_from="base"),
+        files=SimpleNamespace(directory=base),
+    )
+    assert finetune._of_no_use(plan) == ["replay", "alternatives"]
+    plan.files.directory = tmp_path  # no domain.json: calibration is measured from the replay
+    assert finetune._of_no_use(plan) == ["alternatives"]
+    plan.alternatives = []
+    assert finetune._of_no_use(plan) == []

@@ -221,6 +221,13 @@ def _uses(recipe: Recipe, methods: dict[str, Method], files: BaseFiles, spec: Po
     return used
 
 
+def _of_no_use(prepared: Plan) -> list[str]:
+    """What was given for the training of weights alone, and so is of no use where none are trained."""
+    given = {"replay": prepared.config.replay is not None, "alternatives": bool(prepared.alternatives)}
+    anyway = _uses(prepared.recipe, {}, prepared.files, prepared.spec) - {"alternatives"}
+    return [name for name, there in given.items() if there and name in prepared.used - anyway]
+
+
 def _base(files: BaseFiles) -> Base:
     model = load_config(files.directory)
     return Base(
@@ -243,6 +250,9 @@ def _train(prepared: Plan, partial: Path, progress: Progress) -> RunRecord:
         calibration.save(partial)
     if not _weights_needed(prepared, calibration, record, progress):
         save_spec(replace(spec, kind="frozen"), partial)
+        for name in _of_no_use(prepared):
+            record.skip(f"--{name}", "what would use it trains weights, and none were needed")
+            progress.note(f"--{name} was not used: what would use it trains weights, and none were needed")
         record.counts = {**_episode_counts(prepared), "steps": 0}
         return record
     dataset = _as_the_base_sees(prepared.dataset, calibration)
