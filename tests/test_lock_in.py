@@ -39,6 +39,7 @@ from lock_in_harness.tasks import REPORT, TUNE, choose_tasks  # noqa: E402
 
 from vla_cli.errors import ConfigError, InputError  # noqa: E402
 from vla_cli.files import read_json  # noqa: E402
+from vla_cli.intervals import t_interval  # noqa: E402
 from vla_cli.recipe import load_recipe  # noqa: E402
 
 EPISODES = 50
@@ -410,6 +411,18 @@ def test_goals_beside_the_oracle_are_paired(place: Place) -> None:
     assert overall(judge(results, above)) == "not resolved"
     assert all(j.reached for j in judge(results, above))
     assert overall(judge(results, Goal("V", "sft", {}, oracle_margin=5))) == "not met"
+
+
+def test_a_goal_is_judged_over_cells_too(place: Place) -> None:
+    uneven = gathered(place, PLAN, lambda cell, _: 1.0 if cell.seed or cell.row == ORACLE else 0.5)
+    [pooled] = judge(uneven, Goal("V", "steerable", {"trained": 65}))
+    low, high = t_interval(list(uneven.shares("steerable", "V", "trained").values()))
+    assert (pooled.word, pooled.cells) == ("met", f"[{100 * low:.1f}, {100 * high:.1f}] not resolved")
+    assert judge(uneven, Goal("V", "oracle", {"trained": 97}))[0].cells == "[100.0, 100.0] met"
+    beside = judge(uneven, Goal("V", "steerable", {}, oracle_margin=45))[0]
+    assert beside.word == "met" and beside.cells.endswith("] not resolved")
+    single = gathered(replace(place, work=place.work / "one"), replace(PLAN, tasks=TUNE[:1], seeds=(0,)), flat)
+    assert judge(single, Goal("V", "steerable", {"trained": 50}))[0].cells == "-"
 
 
 def test_pages_are_made_from_the_document_alone_and_are_deterministic(place: Place, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """The benchmark's goals for the method `steerable`, and whether they are met.
 
 Intervals decide: a goal is met when the whole 95% interval lies at or above it, not met when it lies wholly below, and
-not resolved when the interval holds it. Whether the point estimate reaches it is said beside that.
+not resolved when the interval holds it. Whether the point estimate reaches it is said beside that, and what becomes of
+it where cells (tasks x seeds) and not episodes are taken for independent: Student's t over their figures.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Literal
 
 from lock_in_harness.results import Results
 from vla_cli.comparison import compare
-from vla_cli.intervals import wilson
+from vla_cli.intervals import t_interval, wilson
 
 Word = Literal["met", "not met", "not resolved", "not run"]
 METHOD, WITH_DATA, ORACLE = "steerable", "steerable+data", "oracle"
@@ -60,6 +61,7 @@ class Judgement:
         found: in words, with the interval.
         reached: whether the point estimate reaches it.
         word: the verdict.
+        cells: the interval over cells, and the verdict by it.
     """
 
     condition: str
@@ -67,6 +69,7 @@ class Judgement:
     found: str
     reached: bool
     word: Word
+    cells: str = "-"
 
 
 def judge(results: Results, goal: Goal) -> list[Judgement]:
@@ -99,7 +102,16 @@ def _share(results: Results, goal: Goal, condition: str, wanted: float) -> Judge
         return Judgement(condition, text, "-", False, "not run")
     low, high = wilson(figure.k, figure.n)
     found = f"{100 * figure.value:.1f}% [{100 * low:.1f}, {100 * high:.1f}]"
-    return Judgement(condition, text, found, figure.value >= wanted / 100, _word(low, high, wanted / 100))
+    cells = _over_cells(list(results.shares(goal.row, goal.shift, condition).values()), wanted / 100)
+    return Judgement(condition, text, found, figure.value >= wanted / 100, _word(low, high, wanted / 100), cells)
+
+
+def _over_cells(values: list[float], wanted: float) -> str:
+    """Student's t interval over cells, and the verdict by it; of one cell no spread is known."""
+    if len(values) < 2:
+        return "-"
+    low, high = t_interval(values)
+    return f"[{100 * low:.1f}, {100 * high:.1f}] {_word(low, high, wanted)}"
 
 
 def _beside_oracle(results: Results, goal: Goal, condition: str, margin: float) -> Judgement:
@@ -111,10 +123,13 @@ def _beside_oracle(results: Results, goal: Goal, condition: str, margin: float) 
     share, other = (100 * outcomes.count("1") / pair.n for outcomes in (own, oracle))
     bounds = f"{100 * pair.difference:+.1f} [{100 * pair.low:+.1f}, {100 * pair.high:+.1f}]"
     reached = pair.difference >= -margin / 100
+    mine, its = (results.shares(row, goal.shift, condition) for row in (goal.row, ORACLE))
+    apart = [share - its[cell] for cell, share in mine.items() if cell in its]
     return Judgement(
         condition,
         text,
         f"{share:.1f}%, oracle {other:.1f}%, {bounds}",
         reached,
         _word(pair.low, pair.high, -margin / 100),
+        _over_cells(apart, -margin / 100),
     )

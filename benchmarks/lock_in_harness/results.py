@@ -105,6 +105,11 @@ class Results:
         total = sum(row["k"] for row in rows), sum(row["n"] for row in rows)
         return Figure(*total, len(cells), min(shares), max(shares))
 
+    def shares(self, label: str, shift: str, condition: str) -> dict[tuple[str, int], float]:
+        """A row's success under one condition by (task, seed)."""
+        rows = self._index.get((label, shift, condition, "success"), [])
+        return {(row["task"], row["seed"]): row["k"] / row["n"] for row in rows}
+
     def paired(self, a: str, b: str, shift: str, conditions: Sequence[str]) -> tuple[str, str, int]:
         """Successes of two rows in the cells that both have, as outcome strings, and how many cells those are."""
         left, right, cells = [], [], set()
