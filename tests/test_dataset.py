@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from vla_cli.dataset import Dataset, Demonstration, load_dataset, save_dataset
 from vla_cli.errors import InputError
 from vla_cli.files import read_json
+from vla_cli.replay import load_replay
 from vla_cli.stats import DatasetStatistics, compute, compute_image
 
 
@@ -55,6 +57,18 @@ def test_round_trip_is_exact(tmp_path) -> None:
         assert np.array_equal(old.images["wrist"], new.images["wrist"])
     assert [d.name for d in after.split("train")] == ["episode_1", "episode_2"]
     assert [d.name for d in after.split("valid")] == ["episode_0"]
+
+
+@pytest.mark.parametrize(("here", "first"), [(["front", "wrist"], "front"), (["left", "right"], "wrist")])
+def test_cameras_of_replay_go_by_name_or_else_by_order(tmp_path, here: list[str], first: str) -> None:
+    its = dataset()
+    for demonstration in its.demonstrations:
+        demonstration.images["front"] = 255 - demonstration.images["wrist"]
+    shown = {name: its.demonstrations[0].images[name].copy() for name in ("wrist", "front")}
+    save_dataset(replace(its, cameras=["wrist", "front"]), tmp_path)
+    windows, _ = load_replay(tmp_path, replace(its, cameras=here), 2)
+    named = {d.name: d.images for d in windows.demonstrations}["episode_0"]
+    assert list(named) == here and np.array_equal(named[here[0]], shown[first])
 
 
 def test_it_is_robomimics_layout(tmp_path) -> None:

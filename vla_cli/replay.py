@@ -12,7 +12,9 @@ from vla_cli.windows import Windows
 
 
 def load_replay(path: Path, dataset: Dataset, chunk: int) -> tuple[Windows, list[Skipped]]:
-    """Load replay for a dataset of demonstrations. Cameras correspond by order, whatever the two logs call them.
+    """Load replay for a dataset of demonstrations.
+
+    Cameras of the same names correspond by these; else by their order, whatever the two logs call them.
 
     Args:
         path: a dataset, or episodes (put on the demonstrations' clock and image size here).
@@ -36,7 +38,9 @@ def load_replay(path: Path, dataset: Dataset, chunk: int) -> tuple[Windows, list
         raise InputError(f"--replay {path} has no episode that can be used ({reasons or 'it is empty'})")
     for demonstration in demonstrations:
         _check_fits(demonstration, path, dataset)
-        demonstration.images = dict(zip(dataset.cameras, demonstration.images.values(), strict=True))
+        theirs = dataset.cameras if set(demonstration.images) == set(dataset.cameras) else list(demonstration.images)
+        images = [demonstration.images[camera] for camera in theirs]
+        demonstration.images = dict(zip(dataset.cameras, images, strict=True))
     return Windows(demonstrations, dataset.cameras, chunk), skipped
 
 

@@ -13,6 +13,7 @@ import pytest
 from builders import contents
 
 from vla_cli.configs import ExportConfig, FinetuneConfig, PreprocessConfig, SteerConfig
+from vla_cli.dataset import load_dataset, save_dataset
 from vla_cli.errors import ConfigError, VlaError
 from vla_cli.stages import export, finetune, preprocess, steer
 
@@ -144,6 +145,20 @@ def test_what_another_request_made_or_began_is_not_gone_on_with(
 def test_full_beside_lora_has_a_plan(dataset: Path, base: Path, tmp_path: Path, ways: dict[str, str]) -> None:
     plan = finetune.plan(FinetuneConfig(dataset=dataset, base=str(base), out=tmp_path / "out", **ways))
     assert 0 < plan["estimate"]["trained_parameters"] < plan["estimate"]["parameters"]
+
+
+def test_cameras_of_different_sizes_are_refused_before_weights_are_loaded(
+    made: dict[str, Path], tmp_path: Path
+) -> None:
+    uneven = load_dataset(made["dataset"])
+    for demonstration in uneven.demonstrations:
+        demonstration.images["wrist"] = demonstration.images[uneven.cameras[0]][:, ::2, ::2]
+    uneven.cameras.append("wrist")
+    save_dataset(uneven, tmp_path / "uneven")
+    config = FinetuneConfig(dataset=tmp_path / "uneven", base=str(made["base"]), out=tmp_path / "out")
+    message = refusal(lambda: finetune.plan(config))
+    assert "of one size" in message and "--image-size" in message
+    assert refusal(lambda: finetune.run(config)) == message
 
 
 def test_a_plan_names_the_conditions_that_are_asked_for(adapter: Path, tmp_path: Path) -> None:
