@@ -147,15 +147,14 @@ def test_full_beside_lora_has_a_plan(dataset: Path, base: Path, tmp_path: Path, 
     assert 0 < plan["estimate"]["trained_parameters"] < plan["estimate"]["parameters"]
 
 
-def test_cameras_of_different_sizes_are_refused_before_weights_are_loaded(
-    made: dict[str, Path], tmp_path: Path
-) -> None:
-    uneven = load_dataset(made["dataset"])
+def test_cameras_of_different_sizes_are_refused_at_once(dataset: Path, base: Path, tmp_path: Path) -> None:
+    uneven, place = load_dataset(dataset), tmp_path / "uneven"
     for demonstration in uneven.demonstrations:
         demonstration.images["wrist"] = demonstration.images[uneven.cameras[0]][:, ::2, ::2]
     uneven.cameras.append("wrist")
-    save_dataset(uneven, tmp_path / "uneven")
-    config = FinetuneConfig(dataset=tmp_path / "uneven", base=str(made["base"]), out=tmp_path / "out")
+    place.mkdir()
+    save_dataset(uneven, place)
+    config = FinetuneConfig(dataset=place, base=str(base), out=tmp_path / "out")
     message = refusal(lambda: finetune.plan(config))
     assert "of one size" in message and "--image-size" in message
     assert refusal(lambda: finetune.run(config)) == message

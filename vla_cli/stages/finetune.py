@@ -144,6 +144,7 @@ def _prepare(config: FinetuneConfig) -> Plan:
     files = locate_base(config.base)
     warnings: list[str] = []
     base = _base(files)
+    Windows(dataset.split("train"), dataset.cameras, base.chunk_size)  # refused before any weight is loaded
     spec = adapted_spec(dataset, base, recipe, kind=_kind(recipe), tokenizer=config.tokenizer, warnings=warnings)
     spec = replace(spec, tokenizer_digest=digest_tokenizer(locate_tokenizer(files, spec.tokenizer)))
     instructions = sorted({text for d in dataset.split("train") for text in d.instructions})
