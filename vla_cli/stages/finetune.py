@@ -410,13 +410,14 @@ def _calibrate(prepared: Plan, replay: Windows | None, record: RunRecord, progre
         progress.note(record.warnings[-1])
         return None
     calibration = calibrate(prepared.dataset.split("train"), spec.cameras, facts)
+    calibration = replace(calibration, only_here=prepared.config.deployment_only)
     for part, reason in calibration.skipped.items():
         record.skip(f"calibration/{part}", reason)
         progress.note(f"calibration: {part} was left out: {reason}")
-    progress.note(f"calibrated: {', '.join(calibration.parts) or 'nothing differs from the base'}")
     for doubt in doubts(calibration.cameras, calibration.looks):
         record.warn(f"calibration: {doubt}")
         progress.note(record.warnings[-1])
+    progress.note(f"calibrated: {', '.join(calibration.parts) or 'nothing differs from the base'}")
     record.facts["calibration"] = calibration.document()
     return calibration
 
