@@ -52,6 +52,7 @@ class Row:
         spoil: changes a demonstration, given random numbers.
         same_scene: nothing is moved between demonstrations.
         parts: which parts are fitted.
+        only_here: the calibration is on whatever the picture looks like (`vla finetune --deployment-only`).
     """
 
     name: str
@@ -61,6 +62,7 @@ class Row:
     spoil: Callable[[Demonstration, np.random.Generator], Demonstration] | None = None
     same_scene: bool = False
     parts: tuple[str, ...] = PARTS
+    only_here: bool = False
 
 
 def moved(right: float, down: float) -> Domain:
@@ -97,6 +99,11 @@ ROWS = (
     *(Row(f"camera knocked by {px} px afterwards", met=(moved(px, 0),)) for px in (1.5, 3.0, 6.0)),
     *(Row(f"light dimmed by {p}% afterwards", met=(lit(*[1 - p / 100] * 3),)) for p in (10, 20, 40, 60)),
     Row("light 20% brighter afterwards", met=(lit(1.2, 1.2, 1.2),)),
+    *(
+        Row(f"light {p}% brighter afterwards{how}", met=(lit(*[1 + p / 100] * 3),), only_here=bool(how))
+        for p in (60, 100)
+        for how in ("", ", --deployment-only")
+    ),
     Row("light 20% bluer afterwards", met=(lit(0.9, 1.0, 1.1),)),
     *(Row(f"{part} only", parts=(part,)) for part in ("look", "camera", "action")),
     *(Row(f"without {part}", parts=tuple(p for p in PARTS if p != part)) for part in ("look", "camera", "action")),
@@ -162,7 +169,7 @@ def table(rows: Sequence[Row], base: Path, episodes: int) -> str:
     print("\n".join(lines), flush=True)
     reasons: dict[str, str] = {}
     for row in rows:
-        calibration = calibrate(demonstrations(row), [CAMERA], facts, row.parts)
+        calibration = replace(calibrate(demonstrations(row), [CAMERA], facts, row.parts), only_here=row.only_here)
         policy.calibrate(calibration)
         lines.append(line(row, calibration, successes(policy, row, episodes), episodes))
         print(lines[-1], flush=True)

@@ -22,6 +22,7 @@ import numpy as np
 
 from vla_cli import __version__
 from vla_cli.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, FILE_NAME, TOKENIZER, PolicySpec
+from vla_cli.calibration import ALWAYS, are_told_apart
 from vla_cli.calibration import FOLDER as CALIBRATION
 from vla_cli.calibration.camera import CameraMap, between
 from vla_cli.errors import InputError
@@ -264,8 +265,13 @@ def _timing(found: dict[str, Any]) -> list[str]:
 
 def _when(found: dict[str, Any], kind: str) -> str:
     here, base = (", ".join(_colour(median) for median in found[key]) for key in ("medians", "base_medians"))
-    if found["on"] == "always":
-        return "They are always on: this deployment's pictures cannot be told from the base's own domain by colour."
+    if found["on"] == ALWAYS:
+        why = (
+            "this policy is for this deployment alone"
+            if are_told_apart(found["base_medians"], found["medians"])
+            else "this deployment's pictures cannot be told from the base's own domain by colour"
+        )
+        return f"They are always on: {why}. Calibrate again when camera or robot is moved."
     weights = ", and the trained weights are switched off for them" if kind == "lora" else ""
     return (
         f"They are on for pictures whose median colour is nearer to this deployment's ({here}) than to the base's own "
@@ -316,7 +322,7 @@ def _vla_loading(arguments: str, spec: PolicySpec) -> list[str]:
         f"policy = load({arguments})",
     ]
     if spec.calibration.get("parts"):
-        lines += ["# through the calibration"]
+        lines += ["# through the calibration; policy.is_calibrated(images) says for which of them it is on"]
     lines += [
         f"# for B observations: images [B, {len(spec.cameras)}, height, width, 3] uint8 RGB, state "
         f"[B, {len(spec.state_names)}] and",

@@ -198,6 +198,13 @@ def finetune(
         bool | None,
         typer.Option("--calibrate/--no-calibrate", help="Bring the deployment to the base first [recipe's]."),
     ] = None,
+    deployment_only: Annotated[
+        bool,
+        typer.Option(
+            "--deployment-only",
+            help="Keep the calibration on whatever the light: the policy will not meet the base's own domain.",
+        ),
+    ] = False,
     alternatives: Annotated[
         Path | None, typer.Option(help="YAML list of what else could be asked in the demonstrated scenes.")
     ] = None,

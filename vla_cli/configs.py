@@ -182,6 +182,8 @@ class FinetuneConfig(StageConfig):
         rank: LoRA rank.
         vision, language, action: how one modality is adapted: full, frozen, lora or lora:RANK.
         calibrate: fit explicit transforms to the base's own domain first; see vla_cli/calibration.
+        deployment_only: the policy will never meet the base's own domain: calibration and trained weights act on
+            every picture, whatever its colours.
         alternatives: YAML list of what else could be asked in the demonstrated scenes; see
             vla_cli/language/alternatives.py.
         replay: base-domain episodes or dataset: for calibration without the base's domain.json, and for methods that
@@ -205,6 +207,7 @@ class FinetuneConfig(StageConfig):
     language: str | None = None
     action: str | None = None
     calibrate: bool | None = None
+    deployment_only: bool = False
     alternatives: Path | None = None
     replay: Path | None = None
     replay_fraction: float | None = None

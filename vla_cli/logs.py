@@ -32,11 +32,14 @@ class Entry:
         name: unique within the log; the same whatever else the log holds.
         locator: how `Log.read` finds it again.
         files: every file it is read from; their digests tell whether it has changed.
+        stated: what else decides how it is read, where a log keeps that in files about all episodes; equal text, equal
+            episode. Those files' digests would not do: they change with every episode that is recorded.
     """
 
     name: str
     locator: str
     files: tuple[Path, ...]
+    stated: str = ""
 
 
 class Log(Protocol):

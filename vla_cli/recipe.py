@@ -181,6 +181,11 @@ def recipe_for(config: FinetuneConfig) -> Recipe:
         rank=config.rank,
         alpha=config.rank,
     )
+    if config.deployment_only and not recipe.calibrate:
+        raise ConfigError(
+            f"--deployment-only is given, but recipe '{recipe.name}' does not calibrate: there is nothing to keep on",
+            hint="the same with --calibrate, or without --deployment-only",
+        )
     if config.rank is not None and "lora" not in recipe.ways():
         raise ConfigError(
             f"--rank is given, but recipe '{recipe.name}' trains no modality by LoRA of the recipe's rank",

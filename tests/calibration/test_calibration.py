@@ -125,7 +125,7 @@ def test_demonstrations_that_do_not_show_it_leave_the_part_out_and_say_what_to_s
 def test_a_saturated_camera_leaves_the_look_out_and_the_rest_in() -> None:
     found = calibrate(shown(replace(DOMAINS["V"], light=(4.0, 4.0, 4.0)), 6), [CAMERA], base_facts())
     assert "saturated" in found.skipped["look"]
-    assert "action" in found.parts and found.told_apart
+    assert "action" in found.parts and found.by_picture
 
 
 @pytest.mark.parametrize("shift", ["V", "W"])
@@ -143,15 +143,33 @@ def test_a_part_is_undone_by_editing_its_entry(shift: str, tmp_path: Path) -> No
 @pytest.mark.parametrize("shift", ["V", "W", "T"])
 def test_deployment_and_base_are_told_apart(shift: str) -> None:
     found = fitted(shift)
-    assert found.told_apart
+    assert found.by_picture
     assert found.is_here(frames(shift)).mean() >= 0.99
     assert found.is_here(frames("base")).mean() <= 0.01
+
+
+def test_for_one_deployment_only_the_transforms_stay_on_in_any_light(tmp_path: Path) -> None:
+    by_picture = fitted("W")
+    found = stored(replace(by_picture, only_here=True), tmp_path)
+    brighter = np.clip(frames("W") * 1.8, 0, 255).astype(np.uint8)
+    assert by_picture.is_here(brighter).mean() < 0.1, "else this test shows nothing"
+    assert found.is_here(brighter).all() and found.is_here(frames("base")).all()
+    assert found.document()["on"] == "always" and not found.by_picture
+    apart = np.abs(found.observe(brighter).astype(int) - by_picture.observe(frames("W")))
+    assert np.median(apart) <= 1, "the change of the light is undone"
+
+
+def test_when_it_is_on_is_said_in_one_of_two_ways(tmp_path: Path) -> None:
+    document = fitted("V").document()
+    fitted("V").save(tmp_path)
+    with pytest.raises(InputError, match="on is sometimes"):
+        Calibration.load({**document, "on": "sometimes"}, tmp_path)
 
 
 def test_where_the_domains_look_alike_the_transforms_stay_on() -> None:
     weaker = replace(DOMAINS["base"], gain=(0.7, 0.8))
     found = calibrate(shown(weaker), [CAMERA], base_facts())
-    assert "action" in found.parts and not found.told_apart
+    assert "action" in found.parts and not found.by_picture
     assert found.is_here(frames("base")).all()
     assert found.document()["on"] == "always"
 

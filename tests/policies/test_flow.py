@@ -275,7 +275,7 @@ def test_what_was_trained_belongs_to_the_deployment(base: Path, adapter: Path, c
     """Pictures of the base's own domain get the bare base's actions, those of the deployment the adapter's."""
     bare, adapted = load(str(base), device="cpu"), load(str(base), adapter, device="cpu")
     calibration = load(str(base), calibrated, device="cpu").calibration
-    assert calibration is not None and calibration.told_apart
+    assert calibration is not None and calibration.by_picture
     rng = np.random.default_rng(0)
     own, here = (
         np.clip(rng.normal(median, 3, (2, 1, 60, 60, 3)), 0, 255).astype(np.uint8)

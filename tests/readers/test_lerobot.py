@@ -20,7 +20,7 @@ from reading import read_whole
 from vla_cli.episode import Episode, Skipped, problems
 from vla_cli.errors import InputError, MissingDependency
 from vla_cli.files import read_json, write_json
-from vla_cli.readers import read_all
+from vla_cli.readers import Options, opened, read_all
 from vla_cli.readers.lerobot import READER
 
 
@@ -400,3 +400,43 @@ def test_the_real_set_is_read_in_full() -> None:
     for fact in ("'observation.images.egoview'", "0:100", "total_chunks 0", "'valid'", "data_path", "video_path"):
         assert fact in text
     assert len(said) == 6
+
+
+def stated(root) -> dict[str, str]:
+    with opened(READER, root, Options(), str) as log:
+        return {entry.name: entry.stated for entry in log.entries()}
+
+
+def alter_info(root, **changes) -> None:
+    write_json(root / "meta/info.json", {**read_json(root / "meta/info.json"), **changes})
+
+
+def test_what_is_stated_of_an_episode_changes_with_whatever_it_is_read_by(tmp_path) -> None:
+    root = lerobot_log(tmp_path / "log", episodes=2)
+    seen = [stated(root)]
+    features = read_json(root / "meta/info.json")["features"]
+    features["action"]["names"] = {"motors": ["dy", "grip"]}
+    listed = [{"episode_index": i, "tasks": ["pull"], "length": 15} for i in range(2)]
+    for change in (
+        lambda: alter_info(root, fps=20),
+        lambda: alter_info(root, features=features),
+        lambda: write_json(root / "meta/modality.json", {"action": {"arm": {"start": 0, "end": 1}}}),
+        lambda: write_lines(root / "meta/tasks.jsonl", [{"task_index": 0, "task": "pull the lever"}]),
+        lambda: write_lines(root / "meta/episodes.jsonl", listed),
+    ):
+        change()
+        seen.append(stated(root))
+    assert len({of["episode_000001"] for of in seen}) == len(seen)
+
+
+def test_what_is_stated_of_an_episode_stays_while_a_set_grows(tmp_path) -> None:
+    root = lerobot_log(tmp_path / "log", episodes=2)
+    before = stated(root)
+    alter_info(root, total_episodes=3, total_frames=45, total_tasks=2, splits={"train": "0:3"})
+    texts = ["push the lever", "open the lid"]
+    write_lines(root / "meta/tasks.jsonl", [{"task_index": i, "task": text} for i, text in enumerate(texts)])
+    listed = [{"episode_index": i, "tasks": [texts[i // 2]], "length": 15} for i in range(3)]
+    write_lines(root / "meta/episodes.jsonl", listed)
+    after = stated(root)
+    assert {name: after[name] for name in before} == before and len(after) == 3
+    assert after["episode_000002"] != after["episode_000001"]

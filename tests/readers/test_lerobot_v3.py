@@ -241,7 +241,9 @@ def test_names_stay_when_episodes_are_added(tmp_path) -> None:
     names = {}
     for root in (few, many):
         with opened(READER, root, Options(), print) as log:
-            names[root] = [(entry.name, [file.relative_to(root) for file in entry.files]) for entry in log.entries()]
+            names[root] = [
+                (entry.name, [file.relative_to(root) for file in entry.files], entry.stated) for entry in log.entries()
+            ]
     assert names[many][:2] == names[few] and len(names[few][0][1]) == 2
 
 

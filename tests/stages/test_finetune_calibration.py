@@ -15,6 +15,7 @@ from builders import contents, robomimic_log
 from vla_cli.adapter import load_spec
 from vla_cli.configs import FinetuneConfig, IngestConfig, PreprocessConfig
 from vla_cli.dataset import load_dataset
+from vla_cli.errors import ConfigError
 from vla_cli.files import read_json
 from vla_cli.policies.flow import load
 from vla_cli.recipe import load_recipe
@@ -70,6 +71,21 @@ def test_it_acts_on_raw_observations(calibrated: Path, base: Path, dataset: Path
 @pytest.mark.parametrize("condition", ["novel-both", "base-domain"])
 def test_it_follows_instructions_that_were_never_shown(calibrated: Path, base: Path, condition: str) -> None:
     assert success(base, calibrated, condition) >= 0.9 * EPISODES
+
+
+def test_for_this_deployment_only_it_stays_on_in_any_light(
+    calibrated: Path, dataset: Path, base: Path, tmp_path: Path
+) -> None:
+    finetune.run(config(dataset, base, tmp_path / "out", deployment_only=True))
+    always, by_picture = (load(str(base), adapter, device="cpu") for adapter in (tmp_path / "out", calibrated))
+    seen = load_dataset(dataset).demonstrations[0].images["agentview_image"][::10, None]
+    brighter = np.clip(seen * 1.8, 0, 255).astype(np.uint8)
+    assert by_picture.is_calibrated(seen).all() and not by_picture.is_calibrated(brighter).any()
+    assert always.is_calibrated(brighter).all()
+    alike = {**always.spec.calibration, "on": by_picture.spec.calibration["on"]}
+    assert alike == by_picture.spec.calibration, "nothing else is fitted otherwise"
+    with pytest.raises(ConfigError, match="nothing to keep on"):
+        finetune.plan(config(dataset, base, tmp_path / "other", deployment_only=True, recipe="naive"))
 
 
 def test_a_calibration_is_undone_by_deleting_its_key(calibrated: Path, base: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from builders import (
     rlds_log,
     robomimic_log,
     smooth_video,
+    write_lines,
     write_video,
 )
 from logs import aloha, frames_csv
@@ -27,7 +28,7 @@ from logs import aloha, frames_csv
 from vla_cli.configs import IngestConfig
 from vla_cli.episode import load_episode, read_manifest
 from vla_cli.errors import CheckFailed, ConfigError, InputError
-from vla_cli.files import partial_path, read_json
+from vla_cli.files import partial_path, read_json, write_json
 from vla_cli.stages.ingest import plan, run
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
@@ -132,6 +133,22 @@ def test_a_second_run_converts_only_what_is_new(tmp_path) -> None:
     assert ingest(source, out)["counts"]["episodes_out"] == 3, "what the robot's disk forgot is not lost here"
     with pytest.raises(ConfigError, match="instruction"):
         ingest(source, out, instruction="another")
+
+
+def test_an_episode_is_read_again_where_what_the_log_states_of_it_elsewhere_has_changed(tmp_path) -> None:
+    log, out = lerobot_log(tmp_path / "log", episodes=2), tmp_path / "out"
+    assert ingest(log, out)["converted"] == 2
+    write_lines(log / "meta/tasks.jsonl", [{"task_index": 0, "task": "pull the lever"}])
+    assert ingest(log, out)["converted"] == 2
+    assert [row["instructions"] for row in read_manifest(out)] == [["pull the lever"]] * 2
+    assert ingest(log, out)["converted"] == 0
+    info = read_json(log / "meta/info.json")
+    write_json(log / "meta/info.json", {**info, "total_frames": 31})
+    assert ingest(log, out)["converted"] == 0, "no episode is read otherwise for a total"
+    ingest(log, tmp_path / "at_once")
+    assert [row["digest"] for row in read_manifest(out)] == [
+        row["digest"] for row in read_manifest(tmp_path / "at_once")
+    ]
 
 
 def test_quarantine_holds_the_reason_and_what_can_be_read(tmp_path) -> None:

@@ -16,7 +16,8 @@ person can read, and left out, with its reason, where the demonstrations do not 
 simulator.
 
 The transforms hold for the deployment they were fitted in. A picture whose median colour is nearer to the base's own
-domain is left alone, so that the same policy still serves there; where the two cannot be told apart, they stay on.
+domain is left alone, so that the same policy still serves there; where the two cannot be told apart, or the user says
+that the policy serves nowhere else, they stay on.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ FOLDER = "calibration"
 PARTS = ("look", "camera", "action", "delay", "timing")
 TOLD_APART = 0.08
 """Log distance of the domains' median colours below which they cannot be told apart by a picture."""
+ALWAYS, BY_PICTURE = "always", "pictures nearer to this deployment's median colour"
+"""When the transforms are on, as `policy.json` says it."""
 NEARLY_ONE = 0.02
 """Gains that differ by less than this from the base's are the base's. Maps have no such limit: a picture is redrawn."""
 
@@ -189,6 +192,7 @@ class Calibration:
         skipped: part to the reason why it was left out.
         bars: black bars around each camera's pictures; empty where no picture has any.
         held: action dimensions beside the gripper's that are values to be held, and no changes.
+        only_here: the policy serves in this deployment alone: the transforms are on, whatever the picture looks like.
     """
 
     cameras: list[str]
@@ -206,6 +210,7 @@ class Calibration:
     skipped: dict[str, str] = field(default_factory=dict)
     bars: list[Bars] = field(default_factory=list)
     held: tuple[int, ...] = ()
+    only_here: bool = False
 
     @property
     def parts(self) -> list[str]:
@@ -220,13 +225,13 @@ class Calibration:
         return [part for part in PARTS if on[part]]
 
     @property
-    def told_apart(self) -> bool:
-        """Whether a picture says which domain it is from."""
-        return max(_log_distance(a, b) for a, b in zip(self.base_medians, self.medians, strict=True)) > TOLD_APART
+    def by_picture(self) -> bool:
+        """Whether a picture decides if the transforms are on."""
+        return not self.only_here and are_told_apart(self.base_medians, self.medians)
 
     def is_here(self, images: np.ndarray) -> np.ndarray:
         """[B] bool: which observations [B, C, H, W, 3] are from this deployment, not from the base's own domain."""
-        if not self.told_apart:
+        if not self.by_picture:
             return np.ones(len(images), bool)
         seen = np.stack([self._seen(images[:, c], c) for c in range(len(self.cameras))], axis=1)
         to_base = sum(_log_distance(seen[:, c], m) for c, m in enumerate(self.base_medians))
@@ -320,7 +325,7 @@ class Calibration:
             "gripper_middle": list(self.middle),
             "base_medians": [m.round(2).tolist() for m in self.base_medians],
             "medians": [m.round(2).tolist() for m in self.medians],
-            "on": "pictures nearer to this deployment's median colour" if self.told_apart else "always",
+            "on": BY_PICTURE if self.by_picture else ALWAYS,
             **({"bars": [list(bars) for bars in self.bars]} if self.bars else {}),
             **({"held": list(self.held)} if self.held else {}),
         }
@@ -362,11 +367,24 @@ class Calibration:
                 skipped=document["skipped"],
                 bars=[(int(a), int(b), int(c), int(d)) for a, b, c, d in document.get("bars", [])],
                 held=tuple(int(i) for i in document.get("held", [])),
+                only_here=_is_always(document.get("on", BY_PICTURE)),
             )
         except (AttributeError, KeyError, TypeError, ValueError, OSError, IndexError) as error:
             raise InputError(
                 f"The calibration in {directory} is malformed ({error!r})", hint="vla finetune again"
             ) from None
+
+
+def are_told_apart(base_medians: Sequence[Any], medians: Sequence[Any]) -> bool:
+    """Whether the median colours [3] of two domains, one a camera, say which of them a picture is from."""
+    pairs = zip(np.array(base_medians, float), np.array(medians, float), strict=True)
+    return bool(max(_log_distance(a, b) for a, b in pairs) > TOLD_APART)
+
+
+def _is_always(when: Any) -> bool:
+    if when not in (ALWAYS, BY_PICTURE):
+        raise ValueError(f"on is {when}, neither {ALWAYS} nor {BY_PICTURE}")
+    return bool(when == ALWAYS)
 
 
 def _log_distance(a: np.ndarray, b: np.ndarray) -> Any:

@@ -135,11 +135,9 @@ class FlowPolicy:
             ConfigError: an instruction is one that the guidance moves away from.
         """
         self.model.eval()
-        if self.spec.squared is not None:
-            images = squared(images, self.spec.squared)
+        images, state = self._prepared(images), np.asarray(state)
         if self.calibration is None:
             return self._planned(images, state, instructions, noise, steps, guidance)
-        images, state = resized(images, self.calibration.image_size), np.asarray(state)
         here = self.calibration.is_here(images)
         chunks = np.empty((len(images), noise.shape[1], len(self.spec.action_names)), np.float32)
         for local, which in ((True, np.flatnonzero(here)), (False, np.flatnonzero(~here))):
@@ -152,6 +150,21 @@ class FlowPolicy:
                 found = self._planned(seen, state[which], words, noise[which], steps, guidance if local else None)
             chunks[which] = self.calibration.command(found, state[which]) if local else found
         return chunks
+
+    def is_calibrated(self, images: np.ndarray) -> np.ndarray:
+        """[B] bool: for which images [B, C, H, W, 3], as `act` takes them, the calibration is on.
+
+        It is off for pictures that look like the base's own domain, and where the policy has none.
+        """
+        if self.calibration is None:
+            return np.zeros(len(images), bool)
+        return self.calibration.is_here(self._prepared(images))
+
+    def _prepared(self, images: np.ndarray) -> np.ndarray:
+        """A robot's images as `vla preprocess` prepared the demonstrations'."""
+        if self.spec.squared is not None:
+            images = squared(images, self.spec.squared)
+        return images if self.calibration is None else resized(images, self.calibration.image_size)
 
     @contextmanager
     def _without_adapter(self) -> Iterator[None]:

@@ -8,11 +8,13 @@ files contradict becomes a sentence. This is what all versions share; the episod
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vla_cli.errors import InputError
+from vla_cli.files import text_digest
 from vla_cli.readers.lerobot_files import LARGEST_JSON, Files, is_own, read_document
 
 INFO = "meta/info.json"
@@ -63,6 +65,44 @@ class Metadata:
     def say(self, sentence: str) -> None:
         """Keep a warning, whatever text of the log it quotes."""
         self.warnings.append(" ".join(sentence.split())[:600])
+
+
+class Statements:
+    """What the metadata state of single episodes: where that changes, an episode that was read is read again.
+
+    What other episodes add (totals, splits, tasks that only they name) is no part of it, so that a set which grows is
+    not read again from its beginning.
+
+    Args:
+        metadata: complete, with its tasks and cameras.
+        listed: the tasks that the list of episodes gives each of them.
+    """
+
+    def __init__(self, metadata: Metadata, listed: Iterable[Sequence[str]]) -> None:
+        named = {text for tasks in listed for text in tasks}
+        self._numbers: dict[str, list[int]] = {}
+        for number, text in metadata.tasks.items():
+            self._numbers.setdefault(text, []).append(number)
+        info = metadata.info
+        common = {
+            "fps": info.get("fps"),
+            "features": metadata.features,
+            "modality": metadata.modality,
+            "cameras": metadata.videos,
+            "tasks": {text: numbers for text, numbers in self._numbers.items() if text not in named},
+        }
+        self._common = text_digest(json.dumps(common, sort_keys=True, default=str))
+
+    def of(self, tasks: Sequence[str], length: Any, more: Any = None) -> str:
+        """As text, for one episode.
+
+        Args:
+            tasks: those listed for it.
+            length: steps as listed, whatever that is.
+            more: what a version lists beside these.
+        """
+        own = [[text, self._numbers.get(text)] for text in tasks]
+        return json.dumps([self._common, own, length, more], sort_keys=True, default=str)
 
 
 def episode_name(index: int) -> str:

@@ -22,6 +22,7 @@ from vla_cli.readers.lerobot_meta import (
     INFO,
     MOST_EPISODES,
     Metadata,
+    Statements,
     episode_name,
     index_number,
     leave_out_absent,
@@ -78,7 +79,10 @@ class V2Log:
 
     def entries(self) -> list[Entry]:
         """See `Log`."""
-        return [Entry(e.name, str(e.index), self._files(e)) for e in self._listed.values()]
+        stated = Statements(self.metadata, (e.tasks for e in self._listed.values()))
+        return [
+            Entry(e.name, str(e.index), self._files(e), stated.of(e.tasks, e.length)) for e in self._listed.values()
+        ]
 
     def _files(self, episode: ListedEpisode) -> tuple[Path, ...]:
         found = [file for file in (episode.table, *episode.videos.values()) if file is not None]

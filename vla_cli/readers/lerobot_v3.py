@@ -30,6 +30,7 @@ from vla_cli.readers.lerobot_meta import (
     INFO,
     MOST_EPISODES,
     Metadata,
+    Statements,
     episode_name,
     index_number,
     leave_out_absent,
@@ -73,6 +74,16 @@ class ListedEpisode:
     table: Path | None
     videos: dict[str, SharedVideo] = field(default_factory=dict)
 
+    @property
+    def name(self) -> str:
+        """As the files of v2 are called."""
+        return episode_name(self.index)
+
+    @property
+    def spans(self) -> dict[str, tuple[float, float]]:
+        """Video key to where in its file the episode begins and ends, in seconds."""
+        return {key: (video.begins, video.ends) for key, video in self.videos.items()}
+
 
 class V3Log:
     """An open log of v3.0.
@@ -98,7 +109,11 @@ class V3Log:
 
     def entries(self) -> list[Entry]:
         """See `Log`; a file of the list itself that cannot be read is an entry like the rest."""
-        episodes = [Entry(episode_name(e.index), str(e.index), self._files(e)) for e in self._listed.values()]
+        stated = Statements(self.metadata, (e.tasks for e in self._listed.values()))
+        episodes = [
+            Entry(e.name, str(e.index), self._files(e), stated.of(e.tasks, e.length, e.spans))
+            for e in self._listed.values()
+        ]
         return episodes + [Entry(name, name, (path,)) for name, (path, _) in self._damaged.items()]
 
     def _files(self, listed: ListedEpisode) -> tuple[Path, ...]:
@@ -128,8 +143,7 @@ class V3Log:
             part.videos[key] = _stretch(shared, stop - start, key, part.notes)
         streams, instructions = streams_of(self.metadata, part)
         source = f"{self._place(listed.table)}#{listed.index}"
-        name = episode_name(listed.index)
-        return Episode(name, streams, instructions, format="lerobot", source=source, notes=part.notes)
+        return Episode(listed.name, streams, instructions, format="lerobot", source=source, notes=part.notes)
 
     def close(self) -> None:
         """See `Log`."""

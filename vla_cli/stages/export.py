@@ -237,7 +237,7 @@ def _write_merged(policy: FlowPolicy, spec: PolicySpec, files: BaseFiles, out: P
 def _compare_merged(policy: FlowPolicy, expected: np.ndarray, merged: Path, outcome: Outcome) -> None:
     """Compare the merged model with its adapter, and say where trained weights act in the base's own domain."""
     spec = policy.spec
-    knows_both = policy.calibration is not None and policy.calibration.told_apart
+    knows_both = policy.calibration is not None and policy.calibration.by_picture
     # what is merged cannot be switched off in the base's own domain: there the two differ on purpose
     switched = spec.kind == "lora" and knows_both
     rows = slice(0, None, 2) if switched else slice(None)

@@ -12,6 +12,7 @@ from typing import Any
 from vla_cli.adapter import Kind, PolicySpec, digest_tokenizer, has_spec, load_spec, save_spec
 from vla_cli.calibration import FILE_NAME as DOMAIN
 from vla_cli.calibration import Calibration, DomainFacts, calibrate, load_domain, measure_domain
+from vla_cli.calibration.fixtures import doubts
 from vla_cli.configs import FinetuneConfig
 from vla_cli.dataset import Dataset, load_dataset
 from vla_cli.errors import InputError, within_memory
@@ -421,9 +422,13 @@ def _calibrate(prepared: Plan, replay: Windows | None, record: RunRecord, progre
         progress.note(record.warnings[-1])
         return None
     calibration = calibrate(prepared.dataset.split("train"), spec.cameras, facts)
+    calibration = replace(calibration, only_here=prepared.config.deployment_only)
     for part, reason in calibration.skipped.items():
         record.skip(f"calibration/{part}", reason)
         progress.note(f"calibration: {part} was left out: {reason}")
+    for doubt in doubts(calibration.cameras, calibration.looks):
+        record.warn(f"calibration: {doubt}")
+        progress.note(record.warnings[-1])
     progress.note(f"calibrated: {', '.join(calibration.parts) or 'nothing differs from the base'}")
     record.facts["calibration"] = calibration.document()
     return calibration

@@ -6,8 +6,9 @@
     out/run.json            counts, warnings, and every skipped episode with its reason
 
 A second run with the same options converts what is new or has changed and keeps the rest, told by the digests of the
-source files. An interrupted run is gone on with by `--resume`: what it finished stands whole, the rest is done, and the
-result is the same bytes. `--follow` repeats this for a folder into which somebody records.
+source files and of what the log states of an episode elsewhere. An interrupted run is gone on with by `--resume`: what
+it finished stands whole, the rest is done, and the result is the same bytes. `--follow` repeats this for a folder into
+which somebody records.
 """
 
 from __future__ import annotations
@@ -331,10 +332,11 @@ def _tasks(entries: Sequence[Entry], request: dict[str, Any]) -> list[Task]:
 
 
 def _digest(entry: Entry, request: dict[str, Any]) -> str:
-    """Digest of an entry's source files; of what was asked for where it is recorded from a world."""
+    """Digest of an entry's source files and of what is stated of it elsewhere; of the request for a world's episode."""
     if not entry.files:
         return text_digest(f"{entry.locator} {sorted(request.items())}")
     found = [digest_once(file) for file in entry.files]
+    found += [text_digest(entry.stated)] if entry.stated else []
     return found[0] if len(found) == 1 else text_digest("".join(digest + "\n" for digest in found))
 
 
