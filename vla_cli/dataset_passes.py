@@ -30,7 +30,7 @@ from vla_cli.quality.fixes import parse_fixes, repair
 from vla_cli.splits import hold_out_operator, parse_split, split_episodes
 from vla_cli.stats import DatasetAccumulator
 from vla_cli.study import EpisodeStudy
-from vla_cli.synchrony.actions import lowest_gripper
+from vla_cli.synchrony.actions import gripper_ranges
 from vla_cli.synchrony.latency import Estimate, estimate_latency, pool
 from vla_cli.synchrony.synchronise import SyncOptions, synchronise
 
@@ -44,7 +44,7 @@ class Seen:
     worlds: list[dict[str, Any] | None] = field(default_factory=list)
     streams: list[dict[str, Any]] = field(default_factory=list)
     latencies: dict[str, list[Estimate]] = field(default_factory=dict)
-    lowest: dict[str, float] = field(default_factory=dict)
+    grippers: dict[str, tuple[float, float]] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
     fingerprint: Fingerprint = field(default_factory=lambda: Fingerprint({}))
 
@@ -91,8 +91,9 @@ def look(config: PreprocessConfig, agreed: Agreement, progress: Progress, featur
             seen.unreadable[episode.name] = str(error)
         seen.worlds.append(episode.world)
         seen.streams.append(episode_facts(episode))
-        for key, value in lowest_gripper(episode.streams).items():
-            seen.lowest[key] = min(value, seen.lowest.get(key, value))
+        for key, (low, high) in gripper_ranges(episode.streams).items():
+            known = seen.grippers.get(key, (low, high))
+            seen.grippers[key] = min(low, known[0]), max(high, known[1])
         progress.advance()
     seen.findings = judge(seen.facts)
     seen.fingerprint = glimpses.result()
@@ -135,7 +136,7 @@ def sync_options(config: PreprocessConfig, agreed: Agreement, seen: Seen) -> Syn
         latency=latency,
         actions=config.actions,
         gripper=config.gripper,
-        lowest_gripper=seen.lowest,
+        gripper_ranges=seen.grippers,
     )
 
 
