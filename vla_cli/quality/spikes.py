@@ -120,16 +120,16 @@ def spikes(episode: Episode) -> Iterator[Suspect]:
                     message=f"{episode.name}: state {names[i]} {kind} in {listed(spans)}: by {largest:.3g} within one "
                     "step.",
                 )
-                yield Suspect(finding=finding, column=f"{stream.name}/{i}", figure=largest / factor)
+                yield Suspect(finding=finding, column=f"state/{stream.name}/{i}", figure=largest / factor)
 
 
 def top_steps(episode: Episode) -> dict[str, float]:
-    """Usual top step of each state dimension, "stream/index", glitches left out."""
+    """Usual top step of each state dimension, "state/stream/index", glitches left out."""
     found = {}
     for stream in episode.of_role("state"):
         for i, column in enumerate(np.asarray(stream.values, np.float64).T):
             off = {u for t in glitches(column) for u in (t - 1, t)} if not is_switch(column) else set()
-            found[f"{stream.name}/{i}"] = top_step(np.diff(column), tuple(off))
+            found[f"state/{stream.name}/{i}"] = top_step(np.diff(column), tuple(off))
     return found
 
 

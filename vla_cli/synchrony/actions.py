@@ -212,7 +212,8 @@ def close_high(stream: Stream, ranges: Mapping[str, tuple[float, float]]) -> tup
     total = _mirror(*ranges.get(key, _range(stream, columns)))
     values = np.array(stream.values)
     values[:, columns] = total - values[:, columns]
-    note = f"{label(stream)}: its gripper is mirrored ({f'{total:g} ' if total else ''}- v), so that it is high when closed"
+    how = f"{total:g} - v" if total else "-v"
+    note = f"{label(stream)}: its gripper is mirrored ({how}), so that it is high when closed"
     return replace(stream, values=values, attributes={**stream.attributes, "gripper": "open-low"}), [note]
 
 

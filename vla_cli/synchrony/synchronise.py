@@ -32,10 +32,11 @@ from vla_cli.synchrony.clocks import ClockFault, clock_faults, control_ticks, de
 from vla_cli.synchrony.clocks import clean_rate as clean_rate
 from vla_cli.synchrony.dimensions import knows_gripper, parts_of, stated
 from vla_cli.synchrony.resample import continuous, hold, sample_action, sample_state
+from vla_cli.synchrony.stillness import STEP_RATE
 
 IDLE_SHARE = 1e-3  # of a state dimension's range in the episode: less is no move
 IDLE_FLOOR = 1e-4  # in the log's own units: less is no move
-IDLE_RATE = 10.0  # Hz; changes are judged over a step of this rate, for at a high one every single step is small
+IDLE_RATE = STEP_RATE  # Hz; changes are judged over a step of this rate, for at a high one every single step is small
 KEEP_HEAD, KEEP_TAIL = 1, 2  # idle frames kept on either side of the motion
 GRIPPERS = ("as-recorded", "normalise")
 
