@@ -6,10 +6,22 @@ from collections.abc import Sequence
 from typing import Any
 
 from vla_cli.configs import PreprocessConfig, format_indices
+from vla_cli.splits import count_held_out
 from vla_cli.stats import DatasetStatistics, Statistics
 from vla_cli.study import Study
 
+CHECK = "dataset"
 WIDEST = 32  # what pi0's released weights take; a wider robot picks the dimensions that matter
+
+NOTHING = "Every action dimension is constant over the training episodes: there is nothing to learn."
+
+
+def as_findings(messages: Sequence[str]) -> list[dict[str, Any]]:
+    """Sentences about a dataset as findings of its page: what is told beside the checks counts for the verdict too."""
+    return [
+        {"check": CHECK, "severity": "error" if text == NOTHING else "warning", "episode": "", "message": text}
+        for text in messages
+    ]
 
 
 def dataset_warnings(
@@ -22,7 +34,7 @@ def dataset_warnings(
     if not study.state_names:
         found.append("The episodes have no state: the policy will see pictures and words only.")
     if statistics.actions.constant.all():
-        found.append("Every action dimension is constant over the training episodes: there is nothing to learn.")
+        found.append(NOTHING)
     silent = [e.name for e in study.episodes if not e.instructions]
     if silent:
         found.append(
@@ -31,7 +43,11 @@ def dataset_warnings(
         )
     if config.split == "fraction" and config.val_fraction > 0 and not study.valid:
         count = len(study.episodes)
-        found.append(f"No episode is held out: {count} are too few for --val-fraction {config.val_fraction}.")
+        alike = (
+            "" if count_held_out(count, config.val_fraction) == 0 else ", for all are near-duplicates of one another"
+        )
+        few = "" if alike else f": {count} are too few for --val-fraction {config.val_fraction}"
+        found.append(f"No episode is held out{alike or few}.")
     valid = set(study.valid)
     trained = {text for e in study.episodes if e.name not in valid for text in e.instructions}
     held = [e for e in study.episodes if e.name in valid]

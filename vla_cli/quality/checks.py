@@ -109,8 +109,8 @@ def duration(facts: Sequence[EpisodeFacts]) -> Iterator[Finding]:
                 severity="warning",
                 episode=fact.name,
                 value=slowness[i],
-                message=f"{fact.name}: {fact.frames} frames at {fact.rate_hz:.4g} Hz, {slowness[i]:.1f} times slower than "
-                "the others.",
+                message=f"{fact.name}: {fact.frames} frames at {fact.rate_hz:.4g} Hz, {slowness[i]:.1f} times "
+                "slower than the others.",
             )
 
 

@@ -26,7 +26,7 @@ from vla_cli.dataset_page import page
 from vla_cli.dataset_page.judgement import standing, verdict
 from vla_cli.dataset_page.tracks import contact_sheet, sheet_episodes
 from vla_cli.dataset_passes import Seen, Written, look, nothing_left, parse_latencies, split, write
-from vla_cli.dataset_warnings import dataset_warnings, wide_plan
+from vla_cli.dataset_warnings import CHECK, as_findings, dataset_warnings, wide_plan
 from vla_cli.episode import Skipped, Stream, load_headers, read_manifest
 from vla_cli.errors import CheckFailed, ConfigError, InputError
 from vla_cli.facts import merge
@@ -54,6 +54,7 @@ from vla_cli.study import (
     preflight_rows,
     quality,
     save_alternatives,
+    standing_findings,
 )
 from vla_cli.synchrony.actions import check_actions, check_gripper
 from vla_cli.synchrony.clocks import delayed
@@ -116,8 +117,9 @@ def run(config: PreprocessConfig, progress: Progress = SILENT) -> dict[str, Any]
         save_splits(statistics, train, valid, partial)
         save_fingerprint(seen.fingerprint, partial)
         study = _study(config, agreed, seen, written, (train, valid), record, prepared.base, statistics)
-        study_findings = _tell(config, study, record, lexicon, partial)
-        for message in [*agreed.warnings, *dataset_warnings(config, study, statistics, seen.worlds)]:
+        messages = [*agreed.warnings, *dataset_warnings(config, study, statistics, seen.worlds)]
+        study_findings = _tell(config, study, record, lexicon, partial, messages)
+        for message in messages:
             record.warn(message)
             progress.note(message)
         _show(study, study_findings, progress)
@@ -140,6 +142,9 @@ def _compare(config: PreprocessConfig, progress: Progress) -> dict[str, Any]:
             expected="pictures of the same cameras, as they give them",
         ) from None
     sentences = [camera.sentence for camera in found.cameras]
+    sentences += [
+        f"Camera {name}: no pictures of it were given, so that nothing is known of it." for name in found.unseen
+    ]
     for sentence in sentences:
         progress.note(sentence)
     for camera in found.cameras:
@@ -334,7 +339,7 @@ def _study(
         train=split[0],
         valid=split[1],
         facts=seen.facts,
-        findings=seen.findings,
+        findings=standing_findings(seen.findings, written.mended, [e.name for e in written.episodes]),
         cameras=agreed.cameras,
         fingerprint=_shown(seen.fingerprint),
         conventions=merge(seen.streams),
@@ -354,9 +359,14 @@ def _study(
 
 
 def _tell(
-    config: PreprocessConfig, study: Study, record: RunRecord, lexicon: Lexicon, partial: Path
+    config: PreprocessConfig,
+    study: Study,
+    record: RunRecord,
+    lexicon: Lexicon,
+    partial: Path,
+    messages: Sequence[str],
 ) -> Sequence[Mapping[str, Any]]:
-    """Write every document about the dataset; returns all findings."""
+    """Write every document about the dataset; returns all findings, `messages` about the whole among them."""
     words = lint_study(study, lexicon)
     told = instructions(study, words, lexicon, config.seed)
     save_quality(quality(study), partial)
@@ -365,7 +375,8 @@ def _tell(
     _complete_record(record, study)
     record.facts |= {"alternatives": alternatives}
     facts = {"cameras": ", ".join(record.facts["cameras"]), "train": len(study.train), "valid": len(study.valid)}
-    document = page_of(study, words, told, contact_sheet(_sheet_rows(study, partial)), facts)
+    sheet = contact_sheet(_sheet_rows(study, partial))
+    document = page_of(study, words, told, sheet, facts, as_findings(messages))
     found = verdict(document)
     record.facts |= {"verdict": found.sentence, "verdict_reasons": list(found.reasons)}
     findings = list(standing(document))
@@ -399,7 +410,7 @@ def _show(study: Study, findings: Sequence[Mapping[str, Any]], progress: Progres
         [f["severity"], f["check"], f.get("episode") or ", ".join(list(f.get("episodes") or [])[:3]), f["message"]]
         for severity in order
         for f in findings
-        if f["severity"] == severity
+        if f["severity"] == severity and f["check"] != CHECK  # those are told as sentences
     ]
     if rows:
         progress.table("Findings", ["", "check", "episode", "what"], rows[:20])
