@@ -27,7 +27,7 @@ from vla_cli.dataset_page.judgement import standing, verdict
 from vla_cli.dataset_page.tracks import contact_sheet, sheet_episodes
 from vla_cli.dataset_passes import Seen, Written, look, nothing_left, parse_latencies, split, write
 from vla_cli.dataset_warnings import CHECK, as_findings, dataset_warnings, wide_plan
-from vla_cli.episode import Skipped, Stream, load_headers, read_manifest
+from vla_cli.episode import Episode, Skipped, Stream, load_headers, read_manifest
 from vla_cli.errors import CheckFailed, ConfigError, InputError
 from vla_cli.facts import merge
 from vla_cli.files import building, check_output, is_complete, read_json, write_json, write_text
@@ -58,7 +58,7 @@ from vla_cli.study import (
 )
 from vla_cli.synchrony.actions import check_actions, check_gripper
 from vla_cli.synchrony.clocks import delayed
-from vla_cli.synchrony.synchronise import check_choices
+from vla_cli.synchrony.synchronise import check_choices, dimension_names
 
 STAGE = "preprocess"
 REPORT = "report.html"
@@ -227,7 +227,29 @@ def _prepare(config: PreprocessConfig) -> _Prepared:
         derived = key == "action_dim" and config.actions == "next-state"  # then the width is the state's
         if getattr(config, dims) is not None and not derived:
             parse_indices(getattr(config, dims), agreed.rows[0][key], f"--{dims.replace('_', '-')}")
-    return _Prepared(len(rows), agreed, load_lexicon(config.phrasings), _base(config))
+    base = _base(config)
+    if base is not None and config.stats_from is not None:
+        _check_kept(config, agreed, headers(agreed.rows[0]["file"]), base)
+    return _Prepared(len(rows), agreed, load_lexicon(config.phrasings), base)
+
+
+def _check_kept(config: PreprocessConfig, agreed: Agreement, headers: Sequence[Stream], base: Imported) -> None:
+    """Refuse statistics that are to be kept and are of other dimensions, by the headers of an episode.
+
+    Raises:
+        ConfigError: they are.
+    """
+    episode = agreed.in_order(Episode("", list(headers), []))
+    states = episode.of_role("state")
+    actions = states if config.actions == "next-state" else episode.of_role("action")
+    for vector, streams, dims, theirs in (
+        ("state", states, config.state_dims, base.state),
+        ("action", actions, config.action_dims, base.actions),
+    ):
+        names = dimension_names(streams)
+        picked = parse_indices(dims, len(names), f"--{vector}-dims") if dims else range(len(names))
+        if theirs is not None:
+            _frozen(base, theirs, [names[i] for i in picked], vector)
 
 
 def _check_streams(config: PreprocessConfig, agreed: Agreement, headers: Callable[[str], Sequence[Stream]]) -> None:

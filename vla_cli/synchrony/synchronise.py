@@ -160,7 +160,10 @@ def _synchronise(episode: Episode, options: SyncOptions) -> Synchronised:
     kept = slice(start, stop)
     indices = {stream.name: hold(stream.timestamps, ticks[kept]) for stream in sampled.images}
     picks = _pick(state, options.state_dims, "--state-dims"), _pick(action, options.action_dims, "--action-dims")
-    names = [_names(sampled.states)[i] for i in picks[0]], [_names(sampled.actions)[i] for i in picks[1]]
+    names = (
+        [dimension_names(sampled.states)[i] for i in picks[0]],
+        [dimension_names(sampled.actions)[i] for i in picks[1]],
+    )
     demonstration = Demonstration(
         name=episode.name,
         images={s.name: _frames(s, indices[s.name], options.image_size) for s in sampled.images},
@@ -377,7 +380,7 @@ def _pick(values: np.ndarray, dims: str | None, option: str) -> list[int]:
     return list(range(width)) if dims is None else parse_indices(dims, width, option)
 
 
-def _names(streams: list[Stream]) -> list[str]:
+def dimension_names(streams: Sequence[Stream]) -> list[str]:
     """One name a dimension of the concatenation: the log's own (after the stream's, if several), or stream[i]."""
     found: list[str] = []
     for stream in streams:
