@@ -224,7 +224,9 @@ def _usual_rate(rates: Sequence[float]) -> float:
 def _rate(agreed: Agreement, wanted: float | None) -> float:
     rates = [float(row["rate_hz"]) for row in agreed.rows if row["rate_hz"] > 0]
     if wanted is None and not rates:
-        raise InputError("No episode has an action rate: none has two distinct time stamps", hint="--rate HZ")
+        raise InputError(
+            "No episode tells its rate: most time stamps of the actions repeat the one before", hint="--rate HZ"
+        )
     rate = _usual_rate(rates) if wanted is None else wanted
     other = [row["name"] for row in agreed.rows if abs(row["rate_hz"] - rate) > SAME_RATE * rate]
     if other:

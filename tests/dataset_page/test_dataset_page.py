@@ -198,7 +198,7 @@ def test_the_page_stays_small(count: int, noisy_sheet: bytes) -> None:
     many = [finding("warning", "idle", f"demo_{i % count}", frames=spans) for i in range(600)]
     html = page(full(count, 400, findings=many, contact_sheet=noisy_sheet))
     assert len(html.encode()) < 3_000_000
-    assert (f"the first {MOST_EPISODES} of 400 episodes" in html) == (count == 400)
+    assert html.count(f"the first {MOST_EPISODES} of 400 episodes") == (3 if count == 400 else 0)
     assert "and 300 more rows" in html
 
 

@@ -211,7 +211,7 @@ def _trajectories(document: DatasetPage) -> str:
     note = '<p class="legend">ring: start, square: end</p>'
     title = _trajectories_title(document)
     drawing = plots.trajectories(document.trajectories or (), labels, drawn, document.axes, title)
-    return note + drawing + _people(document)
+    return note + drawing + _people(document) + _cut(document)
 
 
 def _speeds(document: DatasetPage) -> str:

@@ -113,7 +113,7 @@ class Motion:
 
         Without a state, whether a command that is no gripper's is other than 0.
         """
-        return self.steps() > 0 if self.state.shape[1] == 0 else self._alive().any(axis=1)
+        return np.asarray(self.steps() > 0 if self.state.shape[1] == 0 else self._alive().any(axis=1))
 
     def steps(self) -> np.ndarray:
         """[T - 1] how far each step goes: the largest change of any state dimension as a share of its range.
