@@ -228,9 +228,9 @@ def _rate(agreed: Agreement, wanted: float | None) -> float:
             "No episode tells its rate: most time stamps of the actions repeat the one before", hint="--rate HZ"
         )
     rate = _usual_rate(rates) if wanted is None else wanted
-    other = [row["name"] for row in agreed.rows if abs(row["rate_hz"] - rate) > SAME_RATE * rate]
+    other = [own for own in rates if abs(own - rate) > SAME_RATE * rate]
     if other:
-        span = f"{min(rates, default=0):.4g}" + (f" to {max(rates):.4g}" if len(set(rates)) > 1 else "")
+        span = f"{min(other):.4g}" + (f" to {max(other):.4g}" if max(other) > min(other) else "")
         agreed.warnings.append(
             f"{len(other)} of {len(agreed.rows)} episodes are resampled from {span} Hz to {rate:g} Hz: "
             "commands are left out or repeated. Actions whose mode is known to be a change a step keep their distance; "

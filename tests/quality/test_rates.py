@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from builders import motion
 
 from vla_cli.episode import Episode, Stream, UnusableError
 from vla_cli.operators.habits import Record, habits_of, space_of
@@ -44,6 +45,18 @@ def test_another_delay_is_found_whatever_the_rate() -> None:
     episodes = [reach(i, 10.0 if i < 7 else 30.0, delay=0.0 if i == 8 else 0.4) for i in range(10)]
     (told,) = graver(episodes, "offset")[1:]  # the first is of the whole set: 0.4 s are late
     assert told.startswith("e8: ") and "(0.40 s) after it" in told
+
+
+def test_commands_that_have_nothing_to_do_with_the_motion_do_not_tell_a_delay() -> None:
+    """Of short episodes some lag always agrees a little."""
+    clock, episodes = np.arange(20) / 10, []
+    for seed in (0, 6, 7, 8, 9):
+        parts = motion(20, seed)
+        values = {"camera": ("image", parts["camera"]), "position": ("state", parts["position"])}
+        values["action"] = ("action", parts["actions"])
+        streams = [Stream(role, name, own, clock) for name, (role, own) in values.items()]  # type: ignore[arg-type]
+        episodes.append(Episode(f"e{seed}", streams, ["go"]))
+    assert graver(episodes, "offset") == []
 
 
 def test_a_set_of_one_rate_stays_as_it_is() -> None:

@@ -8,7 +8,7 @@ import pytest
 from builders import InterruptAfter, assert_refused, contents, motion, png, real_log, replace, robomimic_log
 
 from vla_cli.adapter import load_spec
-from vla_cli.agreement import agree
+from vla_cli.agreement import Agreement, agree
 from vla_cli.cli import app
 from vla_cli.configs import IngestConfig, PreprocessConfig
 from vla_cli.dataset import load_dataset
@@ -313,15 +313,18 @@ def test_all_bad_options_are_told_at_once(tmp_path) -> None:
 
 
 def test_of_two_rates_one_is_taken_and_none_between_them() -> None:
-    def rate(*rates: float) -> float:
+    def agreed(*rates: float) -> Agreement:
         rows = [
             {"name": f"e{i}", "state_dim": 1, "action_dim": 1, "cameras": {}, "rate_hz": r} for i, r in enumerate(rates)
         ]
-        return agree(rows, cameras=(), rate=None, same_sizes=False, headers=lambda row: []).rate
+        return agree(rows, cameras=(), rate=None, same_sizes=False, headers=lambda row: [])
 
-    assert rate(10, 10, 30, 30) == 10
-    assert rate(9.98, 10.01, 10.03, 30) == 10
-    assert rate(12.46, 12.54) == 12.5
+    assert agreed(10, 10, 30, 30).rate == 10
+    assert agreed(9.98, 10.01, 10.03, 30).rate == 10
+    assert agreed(12.46, 12.54).rate == 12.5
+    (told,) = agreed(10, 10, 10, 20, 30, 0).warnings
+    assert told.startswith("2 of 6 episodes are resampled from 20 to 30 Hz to 10 Hz")
+    assert agreed(10, 10, 0).warnings == [], "of one step, nothing is resampled"
 
 
 def test_all_copies_of_one_episode_are_not_called_too_few() -> None:
