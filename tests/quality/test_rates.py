@@ -7,6 +7,7 @@ from builders import motion
 from vla_cli.episode import Episode, Stream, UnusableError
 from vla_cli.operators.habits import Record, habits_of, space_of
 from vla_cli.quality import examine, judge, motion_of
+from vla_cli.quality.fixes import repair
 from vla_cli.quality.motion import idle_runs
 from vla_cli.quality.rates import at_one_rate
 
@@ -72,6 +73,21 @@ def test_a_slow_motion_at_a_high_rate_is_not_idle() -> None:
     assert idle_runs(motion_of(Episode("slow", streams, []))) == ()
     record = Record(name="slow", operator="", instruction="", state=x, actions=x, rate_hz=50.0)
     assert habits_of(record, space_of([record])).idle == 0
+
+
+def test_a_camera_slower_than_the_control_loop_is_not_frozen_and_a_freeze_of_it_is() -> None:
+    """10 pictures a second beside 30 steps: cutting the repeats out would leave a third of the commands."""
+    slow, hung = reach(0, 30.0), reach(1, 30.0)
+    for episode, stop in ((slow, None), (hung, 90)):
+        camera = episode.streams[0]
+        camera.values = camera.values[np.arange(len(camera)) // 3 * 3].copy()
+        if stop:
+            camera.values[stop : stop + 12] = camera.values[stop - 1]
+    told = [f for f in examine(slow).findings if f.check == "frozen"]
+    assert [(f.severity, f.frames) for f in told] == [("info", ())] and "--rate 10" in told[0].message
+    assert repair(slow, told, ["frozen"]) == (slow, {})
+    told = [f for f in examine(hung).findings if f.severity == "warning"]
+    assert [(f.check, f.frames) for f in told] == [("frozen", ((88, 101),))]
 
 
 def test_a_spike_is_found_although_a_command_has_the_states_name() -> None:
