@@ -1,5 +1,7 @@
 """What is counted in frames or steps means the same at every rate."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from builders import motion
@@ -88,6 +90,14 @@ def test_a_camera_slower_than_the_control_loop_is_not_frozen_and_a_freeze_of_it_
     assert repair(slow, told, ["frozen"]) == (slow, {})
     told = [f for f in examine(hung).findings if f.severity == "warning"]
     assert [(f.check, f.frames) for f in told] == [("frozen", ((88, 101),))]
+
+
+def test_of_two_episodes_a_copy_is_found() -> None:
+    """A held-out copy of the one that is trained on measures memory."""
+    one, other = reach(0, 10.0), reach(1, 10.0)
+    assert graver([one, other], "duplicates") == []
+    (told,) = graver([one, replace(one, name="copy")], "duplicates")
+    assert told.startswith("copy: nearly the same as e0")
 
 
 def test_a_spike_is_found_although_a_command_has_the_states_name() -> None:

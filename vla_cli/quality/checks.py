@@ -182,7 +182,7 @@ def usual_step(steps: np.ndarray) -> float:
 
 def duplicates(facts: Sequence[EpisodeFacts]) -> Iterator[Finding]:
     """Pairs that are one episode twice (`SAME_PATH`, `SAME_PICTURES`): they count double, and leak across a split."""
-    if len(facts) < 3 or len({np.shape(f.path) for f in facts}) != 1:
+    if len(facts) < 2 or len({np.shape(f.path) for f in facts}) != 1:
         return
     apart = _path_distances(np.array([f.path for f in facts], np.float64))
     seen = _picture_distances(facts)
