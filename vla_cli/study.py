@@ -327,7 +327,9 @@ def _with_findings(row: Mapping[str, Any], words: Sequence[WordFinding]) -> dict
 
 def operator_facts(study: Study) -> dict[str, Any]:
     """How many people demonstrated, and how different they are; see `operators`."""
-    grippers = gripper_dims(study.action_names, np.concatenate([e.actions for e in study.episodes]))
+    commands = np.concatenate([e.actions for e in study.episodes])
+    # of two arms, the one that grasps
+    gripper = max(gripper_dims(study.action_names, commands), key=lambda i: np.ptp(commands[:, i]), default=None)
     records = [
         Record(
             name=e.name,
@@ -336,7 +338,7 @@ def operator_facts(study: Study) -> dict[str, Any]:
             state=e.state,
             actions=e.actions,
             rate_hz=study.rate_hz,
-            gripper=next(iter(grippers), None),
+            gripper=gripper,
         )
         for e in study.episodes
     ]

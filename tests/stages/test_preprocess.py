@@ -20,8 +20,7 @@ from vla_cli.files import read_json, write_json
 from vla_cli.fingerprint import Accumulator, save_fingerprint
 from vla_cli.progress import Progress
 from vla_cli.stages import ingest, preprocess
-from vla_cli.stats import DatasetStatistics, compute
-from vla_cli.study import EpisodeStudy, Study
+from vla_cli.study import EpisodeStudy, Study, operator_facts
 
 
 @pytest.fixture
@@ -339,12 +338,25 @@ def test_all_copies_of_one_episode_are_not_called_too_few() -> None:
         train=[f"e{i}" for i in range(8)],
         valid=[],
     )
-    own = compute(np.arange(5.0)[:, None])
     config = PreprocessConfig(episodes=Path("e"), out=Path("d"), val_fraction=0.2)
-    told = dataset_warnings(config, study, DatasetStatistics(own, own, {}), [])
+    study.episodes[0].actions[:, 0] = np.arange(5)
+    told = dataset_warnings(config, study, [])
     assert told == ["No episode is held out, for all are near-duplicates of one another."]
-    still = dataset_warnings(config, study, DatasetStatistics(own, compute(np.ones((5, 1))), {}), [])
+    study.episodes[0].actions[:] = 0
+    still = dataset_warnings(config, study, [])
     assert [f["severity"] for f in as_findings(still)] == ["error", "warning"], "there is nothing to learn"
+
+
+def test_of_two_arms_the_one_that_grasps_tells_of_grasps() -> None:
+    clock = np.arange(30, dtype=np.float32)[:, None]
+    grip = (clock > 15).astype(np.float32)
+    episodes = [
+        EpisodeStudy(f"e{i}", "ada", ["go"], [], clock * [1, i + 1], np.concatenate([0 * grip, grip], axis=1))
+        for i in range(3)
+    ]
+    names = ["left_gripper", "right_gripper"]
+    study = Study(rate_hz=10.0, state_names=["x", "y"], action_names=names, episodes=episodes, train=[], valid=[])
+    assert operator_facts(study)["profiles"][0]["grasps"] == 3
 
 
 def test_bad_input_leaves_nothing_behind(episodes, tmp_path) -> None:
