@@ -42,7 +42,7 @@ class Seen:
 
     facts: list[EpisodeFacts] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
-    worlds: list[dict[str, Any] | None] = field(default_factory=list)
+    worlds: dict[str, dict[str, Any] | None] = field(default_factory=dict)
     streams: list[dict[str, Any]] = field(default_factory=list)
     latencies: dict[str, list[Estimate]] = field(default_factory=dict)
     grippers: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -91,7 +91,7 @@ def look(config: PreprocessConfig, agreed: Agreement, progress: Progress, featur
             agreed.warnings.extend(_glimpse(episode, agreed.cameras, glimpses))
         except (ValueError, UnusableError) as error:
             seen.unreadable[episode.name] = str(error)
-        seen.worlds.append(episode.world)
+        seen.worlds[episode.name] = episode.world
         seen.streams.append(episode_facts(episode))
         for key, (low, high) in gripper_ranges(episode.streams).items():
             known = seen.grippers.get(key, (low, high))
@@ -162,7 +162,8 @@ def write(
     """Mend, synchronise and write each episode, keeping its numbers."""
     options, written = sync_options(config, agreed, seen), Written()
     fixes = parse_fixes(config.fix)
-    world = seen.worlds[0] if all(world == seen.worlds[0] for world in seen.worlds) else None
+    worlds = [seen.worlds[row["name"]] for row in agreed.rows]
+    world = worlds[0] if all(world == worlds[0] for world in worlds) else None
     writer: DatasetWriter | None = None
     progress.start("Writing the dataset", len(agreed.rows))
     with ExitStack() as stack:

@@ -389,7 +389,11 @@ def test_dataset_warnings(episodes, tmp_path) -> None:
 
 
 def test_episodes_of_different_worlds_name_none(episodes, tmp_path) -> None:
-    directory = episodes(demos=2)
+    def black(index: int, group: h5py.Group) -> None:
+        if index == 1:
+            replace(group, "obs/camera", np.zeros((20, 12, 12, 3), np.uint8))
+
+    directory = episodes(demos=2, alter=black)
     rows = [json.loads(line) for line in (directory / "manifest.jsonl").read_text().splitlines()]
     with h5py.File(directory / rows[1]["file"], "a") as file:
         file.attrs["world"] = json.dumps({"env_name": "other"})
@@ -397,6 +401,9 @@ def test_episodes_of_different_worlds_name_none(episodes, tmp_path) -> None:
     (directory / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     summary = run(directory, tmp_path / "d")
     assert load_dataset(tmp_path / "d").world is None and any("--world" in w for w in summary["warnings"])
+    summary = run(directory, tmp_path / "e", exclude="black")
+    assert load_dataset(tmp_path / "e").world is not None, "what is left out has no say"
+    assert not any("--world" in w for w in summary["warnings"])
 
 
 def two_episodes(source: Path, root: Path) -> Path:

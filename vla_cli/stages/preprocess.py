@@ -117,7 +117,8 @@ def run(config: PreprocessConfig, progress: Progress = SILENT) -> dict[str, Any]
         save_splits(statistics, train, valid, partial)
         save_fingerprint(seen.fingerprint, partial)
         study = _study(config, agreed, seen, written, (train, valid), record, prepared.base, statistics)
-        messages = [*agreed.warnings, *dataset_warnings(config, study, seen.worlds)]
+        worlds = [seen.worlds[row["name"]] for row in agreed.rows]
+        messages = [*agreed.warnings, *dataset_warnings(config, study, worlds)]
         study_findings = _tell(config, study, record, lexicon, partial, messages)
         for message in messages:
             record.warn(message)
