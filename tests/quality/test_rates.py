@@ -92,6 +92,17 @@ def test_a_camera_slower_than_the_control_loop_is_not_frozen_and_a_freeze_of_it_
     assert [(f.check, f.frames) for f in told] == [("frozen", ((88, 101),))]
 
 
+@pytest.mark.parametrize(("turn", "said"), [(2 * np.pi, "angle wraps"), (360.0, "angle wraps"), (2.5, "one step.")])
+def test_an_angle_that_wraps_is_told_as_what_it_is(turn: float, said: str) -> None:
+    episode = reach(0, 10.0)
+    yaw = np.linspace(0.4, 0.6, 60) * turn
+    pose = episode.streams[1]
+    pose.values = np.concatenate([pose.values, np.where(yaw > turn / 2, yaw - turn, yaw)[:, None]], axis=1)
+    pose.attributes["names"] = ["x", "y", "z", "yaw"]
+    (told,) = graver([episode], "spikes")
+    assert "state yaw jumps in frame 30" in told and said in told
+
+
 def test_of_two_episodes_a_copy_is_found() -> None:
     """A held-out copy of the one that is trained on measures memory."""
     one, other = reach(0, 10.0), reach(1, 10.0)
