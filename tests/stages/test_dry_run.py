@@ -60,6 +60,7 @@ def test_a_plan_of_what_works_is_made(made: dict[str, Path], tmp_path: Path) -> 
         ("preprocess", {"episodes": "dataset"}, "dataset, written by preprocess"),
         ("preprocess", {"phrasings": NOWHERE}, "nowhere does not exist"),
         ("preprocess", {"stats_from": "nowhere"}, "no statistics at 'nowhere'"),
+        ("preprocess", {"stats_from": "dataset", "state_dims": "0,1"}, "The dataset has 2 state dimensions"),
         ("preprocess", {"actions": "sideways"}, "--actions is 'sideways'"),
         ("preprocess", {"gripper": "clenched"}, "--gripper is 'clenched'"),
         ("finetune", {"dataset": "episodes"}, "episodes, written by collect-ingest"),
