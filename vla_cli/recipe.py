@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from vla_cli.configs import FinetuneConfig
+from vla_cli.configs import RECIPE_FILES, FinetuneConfig
 from vla_cli.errors import ConfigError
 from vla_cli.guidance import KINDS, check_weight
 from vla_cli.yaml_files import read_options
@@ -121,7 +121,7 @@ def load_recipe(name: str, **overrides: Any) -> Recipe:
     Raises:
         ConfigError: unknown recipe, unknown or ill-typed keys (all problems of a file at once), or nothing to be done.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
+    path = Path(name) if name.endswith(RECIPE_FILES) else FOLDER / f"{name}.yaml"
     if not path.is_file():
         raise ConfigError(
             f"There is no recipe '{name}'", expected=f"one of {', '.join(recipe_names())}, or the path of a YAML file"
