@@ -169,7 +169,7 @@ def _prepare(config: FinetuneConfig) -> Plan:
     given = {"replay": config.replay is not None, "alternatives": bool(alternatives)}
     fed_otherwise = base.own is not None and spec.statistics_from != "base"
     methods, left_out = _methods(config, recipe, given, fed_otherwise=fed_otherwise)
-    used = _uses(recipe, methods, files, spec)
+    used = _uses(recipe, methods, files, spec, fed_otherwise=fed_otherwise)
     warnings += [
         f"--{name} is given, but recipe '{recipe.name}' does not use it."
         for name, there in given.items()
@@ -211,14 +211,21 @@ def _methods(
     return methods, left_out
 
 
-def _uses(recipe: Recipe, methods: dict[str, Method], files: BaseFiles, spec: PolicySpec) -> set[str]:
+def _uses(
+    recipe: Recipe, methods: dict[str, Method], files: BaseFiles, spec: PolicySpec, *, fed_otherwise: bool
+) -> set[str]:
     """What of "replay" and "alternatives" can change the adapter."""
     used = {need for method in methods.values() for need in method.needs()}
     if recipe.calibrate and spec.statistics_from == "base" and not (files.directory / DOMAIN).is_file():
         used.add("replay")
-    if recipe.guidance.get("weight") == AUTO:
+    if _measures_guidance(recipe, fed_otherwise=fed_otherwise):
         used.add("alternatives")
     return used
+
+
+def _measures_guidance(recipe: Recipe, *, fed_otherwise: bool) -> bool:
+    """Whether a weight of guidance is to be measured, which takes trained weights and a base to compare with."""
+    return recipe.trains and recipe.guidance.get("weight") == AUTO and not fed_otherwise
 
 
 def _base(files: BaseFiles) -> Base:
@@ -321,8 +328,8 @@ def _train_heads(prepared: Plan) -> bool:
 
 def _keeps_the_base(prepared: Plan) -> bool:
     """Whether the frozen base stays in memory beside the policy that trains."""
-    measured = prepared.recipe.guidance.get("weight") == AUTO and bool(prepared.alternatives)
-    return prepared.recipe.trains and (measured or any(method.keeps_base for method in prepared.methods.values()))
+    asked = _measures_guidance(prepared.recipe, fed_otherwise=prepared.fed_otherwise) and bool(prepared.alternatives)
+    return prepared.recipe.trains and (asked or any(method.keeps_base for method in prepared.methods.values()))
 
 
 def _check_words(prepared: Plan, policy: FlowPolicy, hooks: Composition, record: RunRecord, progress: Progress) -> None:
