@@ -20,9 +20,13 @@ NOWHERE = Path("nowhere")
 
 
 @pytest.fixture
-def made(episodes: Path, dataset: Path, base: Path, adapter: Path) -> dict[str, Path]:
-    """An artefact of each kind."""
-    return {"episodes": episodes, "dataset": dataset, "base": base, "adapter": adapter}
+def made(
+    episodes: Path, dataset: Path, base: Path, adapter: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """An artefact of each kind, and a tokenizer that cannot be read."""
+    damaged = tmp_path_factory.mktemp("words")
+    (damaged / "tokenizer.json").write_text("{}")
+    return {"episodes": episodes, "dataset": dataset, "base": base, "adapter": adapter, "damaged": damaged}
 
 
 def stages(made: dict[str, Path], out: Path) -> dict[str, tuple[ModuleType, Any]]:
@@ -70,6 +74,8 @@ def test_a_plan_of_what_works_is_made(made: dict[str, Path], tmp_path: Path) -> 
         ("finetune", {"recipe": "rehearse"}, "needs base-domain data"),
         ("finetune", {"recipe": "retain"}, "needs other instructions"),
         ("finetune", {"alternatives": NOWHERE}, "nowhere does not exist"),
+        ("finetune", {"recipe": "calibrate", "tokenizer": "damaged"}, "No tokenizer for base"),
+        ("finetune", {"recipe": "calibrate", "tokenizer": "no/where"}, "No tokenizer for base"),
         (
             "finetune",
             {"recipe": "lora", "vision": "frozen", "language": "frozen", "action": "frozen"},
@@ -108,8 +114,7 @@ def test_what_a_run_refuses_a_dry_run_refuses(
         return made.get(value, value) if isinstance(value, str) else value
 
     options = {key: filled(value) for key, value in wrong.items()}
-    if "base" in options:
-        options["base"] = str(options["base"])
+    options |= {key: str(options[key]) for key in ("base", "tokenizer") if key in options}
     module, config = stages(made, tmp_path / "out")[stage]
     config = replace(config, **options)
     message = refusal(lambda: module.run(config))

@@ -244,7 +244,10 @@ def _long(texts: _Texts) -> Iterator[Finding]:
     for text in texts.usable:
         words = len(text.split())
         if words > MOST_WORDS or len(text) > 8 * MOST_WORDS:
-            what = f"{_quoted(text)} has {words} words; pi0 reads about {MOST_WORDS} and drops the rest."
+            what = (
+                f"{_quoted(text)} has {words} words ({len(text)} characters); pi0 was trained with about {MOST_WORDS} at most, and openpi and "
+                "LeRobot drop the rest."
+            )
             yield Finding("long", "warning", texts.episodes_of([text]), what, "say it in one short sentence")
 
 

@@ -22,7 +22,7 @@ from vla_cli.language.alternatives import FILE_NAME as ALTERNATIVES
 from vla_cli.language.alternatives import Alternative, document, load_alternatives
 from vla_cli.matching import Base, adapted_spec, plain_guidance, replay_differs
 from vla_cli.policies.adaptation import Layout, count_parameters, estimate, make_trainable, save_trained
-from vla_cli.policies.checkpoint import BaseFiles, load_base, load_config, locate_base, locate_tokenizer
+from vla_cli.policies.checkpoint import BaseFiles, load_base, load_config, load_prompts, locate_base, locate_tokenizer
 from vla_cli.policies.competence import ENOUGH, measure_competence
 from vla_cli.policies.flow import FlowPolicy, pick_device, set_threads
 from vla_cli.policies.response import choose_guidance, measure_response
@@ -147,6 +147,7 @@ def _prepare(config: FinetuneConfig) -> Plan:
     base = _base(files)
     spec = adapted_spec(dataset, base, recipe, kind=_kind(recipe), tokenizer=config.tokenizer, warnings=warnings)
     spec = replace(spec, tokenizer_digest=digest_tokenizer(locate_tokenizer(files, spec.tokenizer)))
+    prompts = load_prompts(files, spec.tokenizer)  # refused before any weight is loaded, and where none is trained
     instructions = sorted({text for d in dataset.split("train") for text in d.instructions})
     if not instructions:
         warnings.append(
@@ -154,6 +155,7 @@ def _prepare(config: FinetuneConfig) -> Plan:
             "vla collect-ingest --instruction states one."
         )
     alternatives = load_alternatives(config.alternatives) if config.alternatives else []
+    warnings += prompts.beyond_usual([*instructions, *(alternative.instruction for alternative in alternatives)])
     request = {
         **config.request(),
         "alternatives": document(alternatives),
