@@ -103,6 +103,22 @@ def test_the_merged_form_is_the_usual_one() -> None:
     assert "'put the jar in the box'" in finding.fix and finding.episodes == ("demo_0", "demo_1", "demo_2", "demo_3")
 
 
+def test_of_equally_many_the_plain_form_is_proposed() -> None:
+    finding = of("variants", lint(spoken("PUT THE JAR IN THE BOX", "put the jar in the box", "Put the jar in the box.")))
+    assert finding.fix == "use one: 'put the jar in the box'"
+
+
+def test_a_space_without_width_becomes_one_with() -> None:
+    assert of("characters", lint(spoken("put the\u200bjar in the box"))).fix == "use 'put the jar in the box'"
+    assert of("characters", lint(spoken("put the j\u00adar in the box"))).fix == "use 'put the jar in the box'"
+
+
+def test_sentences_without_spaces_are_no_words_with_a_slip() -> None:
+    """Red and blue differ in one character of what has no space, and are two tasks."""
+    found = lint(spoken("把红色方块放在盘子上", "把蓝色方块放在盘子上"))
+    assert [finding.check for finding in found] == ["not-understood"]
+
+
 def test_one_instruction_only_is_said_however_it_is_phrased() -> None:
     finding = of("single-instruction", lint(spoken("put the jar in the box", "take the jar and place it in the box")))
     assert "steerable" in finding.fix and "--alternatives" in finding.fix

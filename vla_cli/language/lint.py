@@ -166,7 +166,7 @@ def _variants(texts: _Texts) -> Iterator[Finding]:
     for text in texts.usable:
         groups.setdefault(plain(text), []).append(text)
     for group in groups.values():
-        merged = tidy(min(group, key=lambda text: (-len(texts.episodes[text]), text != tidy(text), text)))
+        merged = tidy(min(group, key=lambda text: (-len(texts.episodes[text]), text != tidy(text), _capitals(text), text)))
         if len(group) > 1:
             listed = ", ".join(f"{_quoted(t)} ({len(texts.episodes[t])})" for t in group)
             what = f"{len(group)} spellings of one instruction differ in case, punctuation or spaces: {listed}."
@@ -174,6 +174,10 @@ def _variants(texts: _Texts) -> Iterator[Finding]:
         elif group[0] != " ".join(group[0].split()):
             what = f"{_quoted(group[0])} has stray spaces or line breaks."
             yield Finding("whitespace", "info", texts.episodes_of(group), what, f"use '{printable(merged, 120)}'")
+
+
+def _capitals(text: str) -> int:
+    return sum(c.isupper() for c in text)
 
 
 def _near_duplicates(texts: _Texts) -> Iterator[Finding]:
@@ -207,7 +211,13 @@ def _known_words(lexicon: Lexicon) -> set[str]:
 
 
 def _typo(one: str, other: str) -> bool:
-    """Whether two words look like one with a slip: one letter more, less, other or swapped; not a plural."""
+    """Whether two words look like one with a slip: one letter more, less, other or swapped; not a plural.
+
+    Never in a script without letter case: Chinese and Japanese write whole sentences without a space, and each of their
+    characters is a word.
+    """
+    if any(unicodedata.category(c) == "Lo" for c in one + other):
+        return False
     short, long = sorted((one, other), key=len)
     if len(short) < 4 or one[0] != other[0] or not (one + other).isalpha() or long == short + "s":
         return False
@@ -236,8 +246,8 @@ def _is_stray(c: str, text: str) -> bool:
 
 
 def _instead(c: str) -> str:
-    """What a stray character leaves: nothing where it is invisible."""
-    return "" if unicodedata.category(c) == "Cf" else " "
+    """What a stray character leaves: nothing where it is invisible and no space (U+200B is one, without width)."""
+    return "" if unicodedata.category(c) == "Cf" and c != "\u200b" else " "
 
 
 def _long(texts: _Texts) -> Iterator[Finding]:
@@ -256,7 +266,7 @@ def _not_understood(texts: _Texts) -> Iterator[Finding]:
     if unknown:
         listed = ", ".join(map(_quoted, unknown[:3])) + (f" and {len(unknown) - 3} more" if len(unknown) > 3 else "")
         what = f"{len(unknown)} of {len(texts.usable)} instructions are not understood: no paraphrases of {listed}."
-        fix = "add their verbs to a YAML of phrasings (vla_cli/language/phrasings.yaml says how), or begin with a verb"
+        fix = "add their verbs to a YAML of phrasings (vla_cli/language/phrasings.yaml says how), or begin with a verb; what is negated has none"
         yield Finding("not-understood", "info", texts.episodes_of(unknown), what, fix)
 
 
