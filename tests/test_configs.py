@@ -68,7 +68,7 @@ def test_a_config_file_is_held_to_them_too(tmp_path: Path) -> None:
 
 
 def test_what_a_text_names_is_read_too_and_no_output_may_replace_it(tmp_path: Path) -> None:
-    recipe, statistics, tokenizer = tmp_path / "a" / "mine.yaml", tmp_path / "b" / "stats.json", tmp_path / "c" / "words"
+    recipe, statistics, tokenizer = (tmp_path / part for part in ("a/mine.yaml", "b/stats.json", "c/words"))
     tokenizer.mkdir(parents=True)
     for file in (recipe, statistics):
         file.parent.mkdir()

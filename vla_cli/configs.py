@@ -13,7 +13,6 @@ from typing import Any
 from vla_cli.errors import ConfigError
 from vla_cli.limits import beyond, from_0, from_1, limited
 
-
 RECIPE_FILES = (".yaml", ".yml")
 """How `--recipe` ends where it names a file."""
 

@@ -181,6 +181,14 @@ def test_a_dropped_key_is_an_error(base: Path, adapter: Path, tmp_path: Path) ->
         load(str(base), broken, device="cpu")
 
 
+@pytest.mark.parametrize("text", ["[]", "{}", '{"peft_type": "LORA", "target_modules": 5}', ""])
+def test_a_damaged_adapter_config_is_an_error(base: Path, adapter: Path, tmp_path: Path, text: str) -> None:
+    broken = Path(shutil.copytree(adapter, tmp_path / "adapter"))
+    (broken / "adapter_config.json").write_text(text)
+    with pytest.raises(InputError, match="cannot be loaded"):
+        load(str(base), broken, device="cpu")
+
+
 def test_a_key_that_peft_would_lose_is_an_error(base: Path, adapter: Path, tmp_path: Path) -> None:
     """LoRA on state_proj is dropped by peft at load with only a warning: the robot would run something else."""
     broken = shutil.copytree(adapter, tmp_path / "adapter")

@@ -281,7 +281,7 @@ def test_weights_that_would_be_left_out_or_that_are_no_numbers_are_refused(base:
     document = json.loads((base / "config.json").read_text())
     document["vlm_config"]["text_config"]["num_hidden_layers"] = 2
     (copy / "config.json").write_text(json.dumps(document))
-    with pytest.raises(InputError, match="0 missing .* 9 of layers that it does not have"):
+    with pytest.raises(InputError, match=r"0 missing .* 9 of layers that it does not have"):
         load_base(str(copy))
     shutil.copy(base / "config.json", copy)
     weights = load_file(base / "model.safetensors")
@@ -316,7 +316,7 @@ def test_weights_in_several_files_and_of_half_precision_are_a_base_too(base: Pat
         ("tokenizer.json", '{"a": 1}', "No tokenizer for base"),
         ("tokenizer.json", "", "No tokenizer for base"),
         ("tokenizer_config.json", "[]", "No tokenizer for base"),
-        ("tokenizer_config.json", '{"tokenizer_class": "TokenizersBackend"}', "no token for the beginning of a sentence"),
+        ("tokenizer_config.json", '{"tokenizer_class": "TokenizersBackend"}', "no token for the beginning"),
     ],
 )
 def test_a_tokenizer_that_cannot_be_used_is_refused_without_weights(

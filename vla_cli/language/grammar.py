@@ -229,7 +229,7 @@ def _noun(lower: list[str], part: _Part, lexicon: Lexicon) -> bool:
 
 
 def _does(lower: list[str], lexicon: Lexicon) -> bool:
-    """Whether what follows "to" is done, and no place: "wipe the counter"; "open drawer" is one, "open the drawer" not."""
+    """Whether what follows "to" is done, and no place: "wipe the counter", "open the drawer", but not "open drawer"."""
     return opens(lower, lexicon) and (lower[0] not in lexicon.attributes or lower[1:2] in (["the"], ["a"], ["an"]))
 
 

@@ -166,7 +166,7 @@ def _variants(texts: _Texts) -> Iterator[Finding]:
     for text in texts.usable:
         groups.setdefault(plain(text), []).append(text)
     for group in groups.values():
-        merged = tidy(min(group, key=lambda text: (-len(texts.episodes[text]), text != tidy(text), _capitals(text), text)))
+        merged = tidy(min(group, key=lambda text: (-len(texts.episodes[text]), _untidiness(text), text)))
         if len(group) > 1:
             listed = ", ".join(f"{_quoted(t)} ({len(texts.episodes[t])})" for t in group)
             what = f"{len(group)} spellings of one instruction differ in case, punctuation or spaces: {listed}."
@@ -176,8 +176,9 @@ def _variants(texts: _Texts) -> Iterator[Finding]:
             yield Finding("whitespace", "info", texts.episodes_of(group), what, f"use '{printable(merged, 120)}'")
 
 
-def _capitals(text: str) -> int:
-    return sum(c.isupper() for c in text)
+def _untidiness(text: str) -> tuple[bool, int]:
+    """What tells the plain form among equally frequent ones: not tidy, and how many capitals."""
+    return text != tidy(text), sum(c.isupper() for c in text)
 
 
 def _near_duplicates(texts: _Texts) -> Iterator[Finding]:
@@ -255,8 +256,8 @@ def _long(texts: _Texts) -> Iterator[Finding]:
         words = len(text.split())
         if words > MOST_WORDS or len(text) > 8 * MOST_WORDS:
             what = (
-                f"{_quoted(text)} has {words} words ({len(text)} characters); pi0 was trained with about {MOST_WORDS} at most, and openpi and "
-                "LeRobot drop the rest."
+                f"{_quoted(text)} has {words} words ({len(text)} characters); pi0 was trained with about {MOST_WORDS} "
+                "at most, and openpi and LeRobot drop the rest."
             )
             yield Finding("long", "warning", texts.episodes_of([text]), what, "say it in one short sentence")
 
@@ -266,7 +267,10 @@ def _not_understood(texts: _Texts) -> Iterator[Finding]:
     if unknown:
         listed = ", ".join(map(_quoted, unknown[:3])) + (f" and {len(unknown) - 3} more" if len(unknown) > 3 else "")
         what = f"{len(unknown)} of {len(texts.usable)} instructions are not understood: no paraphrases of {listed}."
-        fix = "add their verbs to a YAML of phrasings (vla_cli/language/phrasings.yaml says how), or begin with a verb; what is negated has none"
+        fix = (
+            "add their verbs to a YAML of phrasings (vla_cli/language/phrasings.yaml says how), or begin with a verb; "
+            "what is negated has none"
+        )
         yield Finding("not-understood", "info", texts.episodes_of(unknown), what, fix)
 
 

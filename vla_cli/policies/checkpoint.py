@@ -31,7 +31,8 @@ _TEXTS = ("*.json", "*.model", "*.txt")
 """What is fetched beside safetensors: configurations and tokenizers. No pickle ever is."""
 _SIZES = (
     *("chunk_size", "max_state_dim", "max_action_dim", "num_inference_steps", "image_size", "patch_size", "vocab_size"),
-    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim"),
+    *("hidden_size", "intermediate_size", "head_dim"),
+    *("num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
 )
 _LARGEST_SIZE = 10**7
 """More than any model's; products of such numbers still fit into 64 bits."""
@@ -278,16 +279,15 @@ def attach(model: nn.Module, adapter: Path, spec: PolicySpec) -> nn.Module:
     if spec.kind == "full":
         return _attach_full(model, adapter)
     from peft import PeftModel
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         saved = load_file(adapter / ADAPTER_WEIGHTS)
         # peft would choose the accelerator for the adapter's tensors, whatever the model is on
         wrapped = PeftModel.from_pretrained(model, str(adapter), is_trainable=False, torch_device="cpu")
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # peft raises many kinds for damaged files
         raise InputError(
-            f"The adapter {adapter} cannot be loaded ({type(error).__name__}: {str(error).splitlines()[0]})",
+            f"The adapter {adapter} cannot be loaded ({type(error).__name__}: {words(error)})",
             expected=f"{ADAPTER_CONFIG} and {ADAPTER_WEIGHTS} written by finetune",
             hint="vla finetune again with --overwrite",
         ) from None

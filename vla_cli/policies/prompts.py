@@ -58,7 +58,7 @@ class Prompts:
             )
         if self.vocabulary is not None and max(ids) >= self.vocabulary:
             raise InputError(
-                f"The tokenizer gives '{instruction}' the token {max(ids)}, but the base knows {self.vocabulary} tokens",
+                f"The tokenizer gives '{instruction}' the token {max(ids)}, but the base knows {self.vocabulary}",
                 expected="the base's own tokenizer",
                 hint="--tokenizer with that of the base (pi0's is that of google/paligemma-3b-pt-224)",
             )

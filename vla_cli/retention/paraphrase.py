@@ -26,7 +26,7 @@ VERBS = (
     ("pick up", "grab", "lift", "take"),
 )
 """Openings that mean the same."""
-_PARTICLES = frozenset({"apart", "aside", "away", "back", "down", "me", "off", "on", "out", "over", "together", "up", "us"})
+_PARTICLES = frozenset({"aside", "away", "back", "down", "me", "off", "on", "out", "over", "together", "up", "us"})
 """After these an opening means something else: "take off the lid", "bring me the cup"."""
 
 
