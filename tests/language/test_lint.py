@@ -12,6 +12,7 @@ from vla_cli.episode import load_episode, read_manifest
 from vla_cli.language.lint import Finding, lint, plain, tidy
 from vla_cli.operators.grasps import Told, gripper_dims, position_dims, told
 from vla_cli.readers import READERS, read_all
+from vla_cli.study import _with_findings
 from vla_cli.worlds.tabletop.recording import demonstrations
 from vla_cli.worlds.tabletop.scene import ALL_PHRASINGS, Layout, Scene, Task
 
@@ -117,6 +118,15 @@ def test_sentences_without_spaces_are_no_words_with_a_slip() -> None:
     """Red and blue differ in one character of what has no space, and are two tasks."""
     found = lint(spoken("把红色方块放在盘子上", "把蓝色方块放在盘子上"))
     assert [finding.check for finding in found] == ["not-understood"]
+
+
+def test_the_page_tells_a_finding_beside_the_instruction_it_is_about() -> None:
+    drawn_out = "lift the cog and " * 12 + "open the bin"
+    texts = ["lift the cog", "lift the  cog", drawn_out]
+    words = lint(spoken(*texts))
+    rows = {text: _with_findings({"instruction": text}, words)["findings"] for text in [*texts, "lift the co"]}
+    assert [len(found) for found in rows.values()] == [1, 1, 1, 0]
+    assert "spellings" in rows["lift the cog"][0] and "51 words" in rows[drawn_out][0]
 
 
 def test_one_instruction_only_is_said_however_it_is_phrased() -> None:
