@@ -28,7 +28,7 @@ from vla_cli.language.counterfactuals import alternatives_yaml, counterfactuals
 from vla_cli.language.grammar import parse
 from vla_cli.language.lexicon import Lexicon
 from vla_cli.language.lint import Finding as WordFinding
-from vla_cli.language.lint import lint
+from vla_cli.language.lint import lint, quoted
 from vla_cli.language.phrasing import paraphrases
 from vla_cli.operators import Record
 from vla_cli.operators import examine as examine_operators
@@ -321,7 +321,8 @@ def _plain(finding: WordFinding) -> dict[str, Any]:
 
 
 def _with_findings(row: Mapping[str, Any], words: Sequence[WordFinding]) -> dict[str, Any]:
-    said = [f.message for f in words if row["instruction"] in f.message]
+    # in quotes: "open the drawer" is not meant where "open the drawers" is
+    said = [f.message for f in words if quoted(row["instruction"]) in f.message]
     return {**row, "findings": said}
 
 

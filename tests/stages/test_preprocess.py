@@ -537,9 +537,14 @@ def test_statistics_of_the_base_are_kept_on_demand(sample_episodes, tmp_path) ->
 
 
 def test_paraphrases_are_told_beside_the_original(sample_episodes, tmp_path) -> None:
-    run(sample_episodes, tmp_path / "d", paraphrases=3)
+    words = tmp_path / "words.yaml"
+    words.write_text("articles: [ze]\n")
+    run(sample_episodes, tmp_path / "d", paraphrases=3, phrasings=words)
     told = load_dataset(tmp_path / "d").demonstrations[0].instructions
     assert told[0] == "put the red block on the left plate" and len(set(told)) == 4
+    words.write_text("articles: [zis]\n")
+    with pytest.raises(ConfigError, match="begun with other settings: phrasings"):
+        run(sample_episodes, tmp_path / "d", paraphrases=3, phrasings=words, resume=True)
 
 
 # Compared: pictures of a deployment against a finished dataset.

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from vla_cli.agreement import Agreement, agree
-from vla_cli.configs import PreprocessConfig, parse_indices
+from vla_cli.configs import PreprocessConfig, parse_indices, parse_statistics
 from vla_cli.conversion import QUARANTINE
 from vla_cli.dataset import load_pictures, save_quality, save_splits
 from vla_cli.dataset_page import page
@@ -102,7 +102,7 @@ def run(config: PreprocessConfig, progress: Progress = SILENT) -> dict[str, Any]
         return _compare(config, progress)
     prepared = _prepare(config)
     agreed, lexicon = prepared.agreed, prepared.lexicon
-    request = {**config.request(), "input": describe_input(config.episodes)}
+    request = {**config.request(), "input": describe_input(config.episodes), **_described(config)}
     if is_complete(config.out, request, resume=config.resume):
         return _summary(read_json(config.out / RUN_FILE), config.out)
     record = RunRecord(STAGE, request, counts={"episodes_in": prepared.total})
@@ -128,6 +128,14 @@ def run(config: PreprocessConfig, progress: Progress = SILENT) -> dict[str, Any]
     if config.strict:
         _fail_if_strict(record, study_findings)
     return _summary(record.document(), config.out)
+
+
+def _described(config: PreprocessConfig) -> dict[str, Any]:
+    """Digests of the files that are read beside the episodes: `--resume` must not go on with others of their names."""
+    named = None if config.stats_from in (None, "base") else parse_statistics(config.stats_from)
+    found = {"phrasings": config.phrasings, "statistics": named[0] if named else None}
+    # a folder may be a base of many gigabytes
+    return {key: describe_input(path) for key, path in found.items() if path is not None and path.is_file()}
 
 
 def _compare(config: PreprocessConfig, progress: Progress) -> dict[str, Any]:
