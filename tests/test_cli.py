@@ -16,8 +16,8 @@ import pytest
 from builders import contents
 
 from vla_cli.configs import FinetuneConfig, IngestConfig, SteerConfig
-from vla_cli.console import resolve
-from vla_cli.errors import ConfigError
+from vla_cli.console import fail, resolve
+from vla_cli.errors import CheckFailed, ConfigError
 from vla_cli.files import partial_path
 from vla_cli.readers import READERS
 from vla_cli.recipe import recipe_names
@@ -120,6 +120,20 @@ def test_an_error_under_json_is_a_document_too(tmp_path: Path) -> None:
     result = vla("collect-ingest", "nowhere", "--out", tmp_path / "o", "--json")
     document = json.loads(result.stdout)
     assert document["exit_code"] == result.returncode == 3 and "nowhere" in document["error"]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(CheckFailed("no"), 1), (ConfigError("no"), 2), (OSError(28, "No space left"), 3), (KeyError("no"), 70)],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_fault_of_the_tool_is_no_check_that_failed(
+    error: Exception, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fail(error, as_json=True) == code
+    written = capsys.readouterr()
+    assert json.loads(written.out)["exit_code"] == code
+    assert written.err.count("\n") == 1 and ("should not have happened" in written.err) == (code == 70)
 
 
 def test_json_is_one_document_and_nothing_else(tmp_path: Path) -> None:

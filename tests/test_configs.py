@@ -12,6 +12,7 @@ import pytest
 from vla_cli.configs import ExportConfig, FinetuneConfig, IngestConfig, InspectConfig, PreprocessConfig, SteerConfig
 from vla_cli.console import resolve
 from vla_cli.errors import ConfigError
+from vla_cli.files import check_output
 
 HERE = Path("here")
 CONFIGS = {
@@ -64,3 +65,33 @@ def test_a_config_file_is_held_to_them_too(tmp_path: Path) -> None:
     file.write_text("fail-under: 90\n")
     with pytest.raises(ConfigError, match=r"--fail-under is 90\.0, not a share from 0 to 1"):
         resolve(SteerConfig, {"adapters": (HERE,), "out": HERE}, file)
+
+
+def test_what_a_text_names_is_read_too_and_no_output_may_replace_it(tmp_path: Path) -> None:
+    recipe, statistics, tokenizer = (tmp_path / part for part in ("a/mine.yaml", "b/stats.json", "c/words"))
+    tokenizer.mkdir(parents=True)
+    for file in (recipe, statistics):
+        file.parent.mkdir()
+        file.write_text("{}")
+    asked = {
+        recipe: replace(CONFIGS["finetune"], recipe=str(recipe)),
+        tokenizer: replace(CONFIGS["finetune"], tokenizer=str(tokenizer)),
+        statistics: replace(CONFIGS["preprocess"], stats_from=f"{statistics}:bridge@quantile"),
+    }
+    for path, config in asked.items():
+        assert path in config.inputs()
+        with pytest.raises(ConfigError, match="overlap"):
+            check_output(path.parent, overwrite=True, resume=False, inputs=config.inputs())
+        assert path.exists()
+
+
+def test_a_text_that_names_no_path_is_no_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of a recipe's name is where its adapter goes, not the recipe."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("delock", "base"):
+        (tmp_path / name).mkdir()
+    for config in (
+        replace(CONFIGS["finetune"], base="lerobot/pi0_base", recipe="delock", out=Path("delock")),
+        replace(CONFIGS["preprocess"], base="lerobot/pi0_base", stats_from="base"),
+    ):
+        assert config.inputs() == [HERE]

@@ -123,7 +123,8 @@ def test_all_problems_come_at_once(tmp_path: Path) -> None:
     bad.write_text(f"method: magic\nstpes: 10\nrank: 2.5\nlearning_rate: yes\nclip: -1\nwarmup: {huge}\n")
     with pytest.raises(ConfigError) as caught:
         load_recipe(str(bad))
-    odd = ("rank is 2.5", "learning_rate is True", "clip is -1", f"warmup is {huge}, not a finite number")
+    odd = ("rank is 2.5, not a whole number", "learning_rate is True, not a number", "clip is -1, not above 0")
+    odd += (f"warmup is {huge}, not from 0 to 1000000000",)
     for part in ("unknown key 'stpes'", "method is 'magic'", *odd):
         assert part in str(caught.value)
 

@@ -158,9 +158,25 @@ def load_spec(directory: Path) -> PolicySpec:
         # a folder of that name in the user's own place is meant where there is none beside the file
         if document.get("tokenizer") == TOKENIZER_HERE and (directory / TOKENIZER).is_dir():
             document["tokenizer"] = str(directory / TOKENIZER)
-        return PolicySpec(**document, state=state, actions=actions, base=base)
+        spec = PolicySpec(**document, state=state, actions=actions, base=base)
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is malformed ({error})", hint="vla finetune again") from None
+    if impossible := _impossible(spec):
+        raise InputError(f"{path} is malformed ({'; '.join(impossible)})", hint="vla finetune again")
+    return spec
+
+
+def _impossible(spec: PolicySpec) -> list[str]:
+    """Numbers that no policy has, which would fail when it acts."""
+    sizes = {key: getattr(spec, key) for key in ("image_size", "chunk_size", "execute_steps", "rate_hz", "squared")}
+    found = [f"{key} is {size}, not above 0" for key, size in sizes.items() if size is not None and not size > 0]
+    for noun, names, statistics in (
+        ("state", spec.state_names, spec.state),
+        ("action", spec.action_names, spec.actions),
+    ):
+        if len(names) != len(statistics):
+            found.append(f"{len(names)} {noun} names but statistics of {len(statistics)} dimensions")
+    return found
 
 
 def _calibration(document: dict[str, Any]) -> dict[str, Any]:

@@ -214,14 +214,23 @@ def _common_cameras(agreed: Agreement) -> tuple[str, ...]:
     return tuple(common)
 
 
+def _usual_rate(rates: Sequence[float]) -> float:
+    """The median rate; where that lies between two rates and is none that an episode has, the lower of the two."""
+    middle = float(np.median(rates))
+    near = any(abs(rate - middle) <= SAME_RATE * middle for rate in rates)
+    return clean_rate(middle if near else sorted(rates)[(len(rates) - 1) // 2])
+
+
 def _rate(agreed: Agreement, wanted: float | None) -> float:
     rates = [float(row["rate_hz"]) for row in agreed.rows if row["rate_hz"] > 0]
     if wanted is None and not rates:
-        raise InputError("No episode has an action rate: none has two distinct time stamps", hint="--rate HZ")
-    rate = clean_rate(float(np.median(rates))) if wanted is None else wanted
-    other = [row["name"] for row in agreed.rows if abs(row["rate_hz"] - rate) > SAME_RATE * rate]
+        raise InputError(
+            "No episode tells its rate: most time stamps of the actions repeat the one before", hint="--rate HZ"
+        )
+    rate = _usual_rate(rates) if wanted is None else wanted
+    other = [own for own in rates if abs(own - rate) > SAME_RATE * rate]
     if other:
-        span = f"{min(rates, default=0):.4g}" + (f" to {max(rates):.4g}" if len(set(rates)) > 1 else "")
+        span = f"{min(other):.4g}" + (f" to {max(other):.4g}" if max(other) > min(other) else "")
         agreed.warnings.append(
             f"{len(other)} of {len(agreed.rows)} episodes are resampled from {span} Hz to {rate:g} Hz: "
             "commands are left out or repeated. Actions whose mode is known to be a change a step keep their distance; "

@@ -13,6 +13,9 @@ from typing import Any
 from vla_cli.errors import ConfigError
 from vla_cli.limits import beyond, from_0, from_1, limited
 
+RECIPE_FILES = (".yaml", ".yml")
+"""How `--recipe` ends where it names a file."""
+
 
 class _Limited:
     """A config whose numbers are checked when it is made, whoever makes it.
@@ -53,13 +56,20 @@ class StageConfig(_Limited):
         return {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name not in how}
 
     def inputs(self) -> list[Path]:
-        """What the stage reads: every path that is named but `out`, and the base where it is one."""
+        """What the stage reads: every path that is named but `out`, and what is there of those that a text names."""
         values = [getattr(self, f.name) for f in fields(self) if f.name != "out"]
-        base = getattr(self, "base", None)
-        if base is not None and Path(base).exists():
-            values.append(Path(base))
         flat = (item for value in values for item in (value if isinstance(value, tuple) else (value,)))
-        return [item for item in flat if isinstance(item, Path)]
+        return [*(item for item in flat if isinstance(item, Path)), *self._named_by_texts()]
+
+    def _named_by_texts(self) -> list[Path]:
+        """Options that name a path or something else: a hub id, a recipe that ships, a file with a data set."""
+        base, tokenizer, recipe, statistics = (
+            getattr(self, name, None) or "" for name in ("base", "tokenizer", "recipe", "stats_from")
+        )
+        texts = [base, tokenizer, recipe if recipe.endswith(RECIPE_FILES) else ""]
+        found = [Path(text) for text in texts if text and Path(text).exists()]
+        named = parse_statistics(statistics) if statistics not in ("", "base") else None
+        return [*found, named[0]] if named else found
 
 
 def _plain(value: Any) -> Any:
@@ -268,6 +278,21 @@ class ExportConfig(StageConfig):
     base: str | None = None
     report: Path | None = None
     merge: bool = False
+
+
+def parse_statistics(text: str) -> tuple[Path, str, str] | None:
+    """What PATH[:DATASET][@METHOD] names: (path, data set, method), the last two empty where left out; None: no path.
+
+    A path may have colons and at signs itself: the longest that is there counts.
+    """
+    if Path(text).exists():
+        return Path(text), "", ""
+    rest, at, method = text.rpartition("@")
+    rest, method = (rest, method) if at else (text, "")
+    if rest and Path(rest).exists():
+        return Path(rest), "", method
+    path, _, dataset = rest.rpartition(":")
+    return (Path(path), dataset, method) if path and Path(path).exists() else None
 
 
 def parse_indices(text: str, size: int, option: str) -> list[int]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_type_hints
 
 from vla_cli.configs import StageConfig
-from vla_cli.errors import ConfigError, Interrupted, VlaError
+from vla_cli.errors import FAULT, ConfigError, Interrupted, VlaError
 from vla_cli.progress import Progress
 
 Config = TypeVar("Config", bound=StageConfig)
@@ -238,7 +238,7 @@ def fail(error: BaseException, *, as_json: bool) -> int:
             f"This should not have happened: {type(error).__name__}: {error}. It is a fault of vla-cli; "
             f"{TRACEBACK}=1 shows where, for a report."
         )
-        code = 1
+        code = FAULT
     if os.environ.get(TRACEBACK):
         import traceback
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,13 @@ from vla_cli.language.phrasing import paraphrases
 from vla_cli.progress import Progress
 from vla_cli.provenance import RunRecord
 from vla_cli.quality import EpisodeFacts, Finding, examine, judge
-from vla_cli.quality.fixes import parse_fixes, repair
+from vla_cli.quality.fixes import parse_fixes, repair, settled
 from vla_cli.splits import hold_out_operator, parse_split, split_episodes
 from vla_cli.stats import DatasetAccumulator
 from vla_cli.study import EpisodeStudy
-from vla_cli.synchrony.actions import lowest_gripper
+from vla_cli.synchrony.actions import gripper_ranges
 from vla_cli.synchrony.latency import Estimate, estimate_latency, pool
+from vla_cli.synchrony.resample import continuous
 from vla_cli.synchrony.synchronise import SyncOptions, synchronise
 
 
@@ -41,10 +42,10 @@ class Seen:
 
     facts: list[EpisodeFacts] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
-    worlds: list[dict[str, Any] | None] = field(default_factory=list)
+    worlds: dict[str, dict[str, Any] | None] = field(default_factory=dict)
     streams: list[dict[str, Any]] = field(default_factory=list)
     latencies: dict[str, list[Estimate]] = field(default_factory=dict)
-    lowest: dict[str, float] = field(default_factory=dict)
+    grippers: dict[str, tuple[float, float]] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
     fingerprint: Fingerprint = field(default_factory=lambda: Fingerprint({}))
 
@@ -57,6 +58,7 @@ class Written:
     statistics: dict[str, DatasetAccumulator] = field(default_factory=dict)
     state_names: list[str] = field(default_factory=list)
     action_names: list[str] = field(default_factory=list)
+    mended: list[Finding] = field(default_factory=list)
 
 
 def parse_latencies(config: PreprocessConfig) -> tuple[dict[str, float], bool]:
@@ -83,16 +85,17 @@ def look(config: PreprocessConfig, agreed: Agreement, progress: Progress, featur
     for row in agreed.rows:
         episode = agreed.in_order(load_episode(config.episodes / row["file"]))
         try:
-            seen.facts.append(examine(_chosen(episode, agreed.cameras)))
+            seen.facts.append(examine(_seen(episode, agreed.cameras)))
             for camera in agreed.cameras if wants_latency else ():
                 seen.latencies.setdefault(camera, []).append(estimate_latency(episode, camera))
             agreed.warnings.extend(_glimpse(episode, agreed.cameras, glimpses))
         except (ValueError, UnusableError) as error:
             seen.unreadable[episode.name] = str(error)
-        seen.worlds.append(episode.world)
+        seen.worlds[episode.name] = episode.world
         seen.streams.append(episode_facts(episode))
-        for key, value in lowest_gripper(episode.streams).items():
-            seen.lowest[key] = min(value, seen.lowest.get(key, value))
+        for key, (low, high) in gripper_ranges(episode.streams).items():
+            known = seen.grippers.get(key, (low, high))
+            seen.grippers[key] = min(low, known[0]), max(high, known[1])
         progress.advance()
     seen.findings = judge(seen.facts)
     seen.fingerprint = glimpses.result()
@@ -109,10 +112,18 @@ def _glimpse(episode: Episode, cameras: Sequence[str], glimpses: Accumulator) ->
                 yield f"{episode.name} is left out of the fingerprint: {error}."
 
 
-def _chosen(episode: Episode, cameras: Sequence[str]) -> Episode:
-    """An episode without the cameras that the dataset leaves out: what is wrong with those does not matter."""
+def _seen(episode: Episode, cameras: Sequence[str]) -> Episode:
+    """An episode as the checks are to see it: without what the dataset will not have either.
+
+    Those are cameras that it leaves out, and quaternions that change sign without turning.
+    """
     kept = [s for s in episode.streams if s.role != "image" or s.name in cameras]
-    return Episode(**{**vars(episode), "streams": kept})
+    return _signed(replace(episode, streams=kept))
+
+
+def _signed(episode: Episode) -> Episode:
+    """An episode whose quaternions do not change sign: of such, a line between two neighbours is a rotation."""
+    return replace(episode, streams=[s if s.role == "image" else continuous(s)[0] for s in episode.streams])
 
 
 def sync_options(config: PreprocessConfig, agreed: Agreement, seen: Seen) -> SyncOptions:
@@ -135,7 +146,7 @@ def sync_options(config: PreprocessConfig, agreed: Agreement, seen: Seen) -> Syn
         latency=latency,
         actions=config.actions,
         gripper=config.gripper,
-        lowest_gripper=seen.lowest,
+        gripper_ranges=seen.grippers,
     )
 
 
@@ -151,14 +162,16 @@ def write(
     """Mend, synchronise and write each episode, keeping its numbers."""
     options, written = sync_options(config, agreed, seen), Written()
     fixes = parse_fixes(config.fix)
-    world = seen.worlds[0] if all(world == seen.worlds[0] for world in seen.worlds) else None
+    worlds = [seen.worlds[row["name"]] for row in agreed.rows]
+    world = worlds[0] if all(world == worlds[0] for world in worlds) else None
     writer: DatasetWriter | None = None
     progress.start("Writing the dataset", len(agreed.rows))
     with ExitStack() as stack:
         for row in agreed.rows:
             episode = agreed.in_order(load_episode(config.episodes / row["file"]))
             try:
-                mended, counts = repair(episode, seen.findings, fixes) if fixes else (episode, {})
+                judged = _signed(episode) if fixes else episode
+                mended, counts = repair(judged, seen.findings, fixes) if fixes else (episode, {})
                 result = synchronise(mended, options)
             except UnusableError as error:
                 result, counts = Skipped(episode.name, str(error)), {}
@@ -173,6 +186,7 @@ def write(
                 writer = stack.enter_context(writing_dataset(partial, **facts))
                 written.state_names, written.action_names = result.state_names, result.action_names
             written.episodes.append(EpisodeStudy.of(result, episode.notes, counts))
+            written.mended += settled(judged, seen.findings, counts)
             demonstration = _phrased(result.demonstration, config, lexicon)
             writer.add(demonstration)
             written.statistics[episode.name] = _counted(demonstration)

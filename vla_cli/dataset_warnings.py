@@ -5,24 +5,40 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from vla_cli.configs import PreprocessConfig, format_indices
-from vla_cli.stats import DatasetStatistics, Statistics
+from vla_cli.splits import count_held_out
+from vla_cli.stats import Statistics, compute
 from vla_cli.study import Study
 
+CHECK = "dataset"
 WIDEST = 32  # what pi0's released weights take; a wider robot picks the dimensions that matter
 
+NOTHING = "Every action dimension is constant over the training episodes: there is nothing to learn."
 
-def dataset_warnings(
-    config: PreprocessConfig, study: Study, statistics: DatasetStatistics, worlds: Sequence[dict[str, Any] | None]
-) -> list[str]:
+
+def as_findings(messages: Sequence[str]) -> list[dict[str, Any]]:
+    """Sentences about a dataset as findings of its page: what is told beside the checks counts for the verdict too."""
+    return [
+        {"check": CHECK, "severity": "error" if text == NOTHING else "warning", "episode": "", "message": text}
+        for text in messages
+    ]
+
+
+def dataset_warnings(config: PreprocessConfig, study: Study, worlds: Sequence[dict[str, Any] | None]) -> list[str]:
     """Sentences about a finished dataset; `worlds` are those that its episodes name."""
     found = []
-    found += _too_wide("state", study.state_names, statistics.state)
-    found += _too_wide("action", study.action_names, statistics.actions)
+    valid = set(study.valid)
+    # not from stats.json: that may be kept from a base, which saw other things move
+    train = [e for e in study.episodes if e.name not in valid]
+    state, actions = (compute(np.concatenate([getattr(e, key) for e in train])) for key in ("state", "actions"))
+    found += _too_wide("state", study.state_names, state)
+    found += _too_wide("action", study.action_names, actions)
     if not study.state_names:
         found.append("The episodes have no state: the policy will see pictures and words only.")
-    if statistics.actions.constant.all():
-        found.append("Every action dimension is constant over the training episodes: there is nothing to learn.")
+    if actions.constant.all():
+        found.append(NOTHING)
     silent = [e.name for e in study.episodes if not e.instructions]
     if silent:
         found.append(
@@ -31,9 +47,12 @@ def dataset_warnings(
         )
     if config.split == "fraction" and config.val_fraction > 0 and not study.valid:
         count = len(study.episodes)
-        found.append(f"No episode is held out: {count} are too few for --val-fraction {config.val_fraction}.")
-    valid = set(study.valid)
-    trained = {text for e in study.episodes if e.name not in valid for text in e.instructions}
+        alike = (
+            "" if count_held_out(count, config.val_fraction) == 0 else ", for all are near-duplicates of one another"
+        )
+        few = "" if alike else f": {count} are too few for --val-fraction {config.val_fraction}"
+        found.append(f"No episode is held out{alike or few}.")
+    trained = {text for e in train for text in e.instructions}
     held = [e for e in study.episodes if e.name in valid]
     unseen = [e.name for e in held if e.instructions and not trained.intersection(e.instructions)]
     if unseen:

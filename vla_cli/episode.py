@@ -37,6 +37,10 @@ SCHEMA_VERSION = 2
 MANIFEST = "manifest.jsonl"
 
 
+LONGEST_CLOCK = 1e15
+"""Seconds beyond which a clock is damaged, whatever its unit: ten days in nanoseconds are fewer."""
+
+
 class _ManifestRow(TypedDict):
     """What every line of the manifest has at least."""
 
@@ -145,6 +149,8 @@ def problems(episode: Episode) -> list[str]:
             found.append(f"{label} has {len(stream.values)} values but {len(stream.timestamps)} timestamps")
         elif not np.all(np.isfinite(stream.timestamps)) or np.any(np.diff(stream.timestamps) < 0):
             found.append(f"{label} has timestamps that are not finite or go backwards")
+        elif len(stream.timestamps) and float(stream.timestamps[-1]) - float(stream.timestamps[0]) > LONGEST_CLOCK:
+            found.append(f"{label} has timestamps that are over {LONGEST_CLOCK:g} seconds apart")
         if stream.role == "image":
             if stream.values.ndim != 4 or stream.values.shape[-1] != 3 or stream.values.dtype != np.uint8:
                 found.append(f"{label} is {stream.values.dtype}{list(stream.values.shape)}, not uint8 [T, H, W, 3]")
@@ -345,6 +351,8 @@ def _manifest_row(line: str, where: str) -> dict[str, Any]:
     wrong = ill_typed(_ManifestRow, {key: row[key] for key in keys})
     if not wrong and Path(row["file"]).name != row["file"]:
         wrong = {"file": "a plain file name"}
+    if not wrong and not 0 <= row["seconds"] <= LONGEST_CLOCK:
+        wrong = {"seconds": f"a length from 0 to {LONGEST_CLOCK:g}"}
     if wrong:
         said = "; ".join(f"{key} is not {expected}" for key, expected in wrong.items())
         raise InputError(f"{where} cannot be used ({said})", hint="vla collect-ingest to make it again")

@@ -7,6 +7,8 @@
     ├── MissingDependency  4    an optional package is not installed
     └── Interrupted      130    stopped half-way; `--resume` goes on
 
+Whatever else is raised is a fault of the tool (`FAULT`, 70): a script must not take it for a check that failed.
+
 A message is one paragraph: what, where, what was expected, and the command to try next.
 The library raises; only `console` turns an error into text and an exit code.
 """
@@ -16,6 +18,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+FAULT = 70
+"""Exit code of a fault of the tool itself: EX_SOFTWARE of BSD's sysexits."""
 LONGEST_WORDS = 300
 """Characters of a library's message that are passed on: some quote the damaged bytes."""
 

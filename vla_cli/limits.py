@@ -43,6 +43,16 @@ def from_1(default: Any) -> Any:
     return limited(default, "1 or more", lambda value: value >= 1)
 
 
+def above_0(default: Any) -> Any:
+    """A field whose value is above 0."""
+    return limited(default, "above 0", lambda value: value > 0)
+
+
+def between(default: Any, low: int, high: int) -> Any:
+    """A field whose value is from `low` to `high`."""
+    return limited(default, f"from {low} to {high}", lambda value: low <= value <= high)
+
+
 def share(default: Any) -> Any:
     """A field whose value is from 0 to 1."""
     return limited(default, "a share from 0 to 1", lambda value: 0 <= value <= 1)

@@ -16,22 +16,23 @@ guidance: {kind: ..., weight: number | auto}    the adapter's default at test ti
 from __future__ import annotations
 
 import re
-import sys
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from vla_cli.configs import FinetuneConfig
+from vla_cli.configs import RECIPE_FILES, FinetuneConfig
 from vla_cli.errors import ConfigError
+from vla_cli.field_types import ill_typed
 from vla_cli.guidance import KINDS, check_weight
+from vla_cli.limits import above_0, between, beyond, from_0
 from vla_cli.yaml_files import read_options
 
 FOLDER = Path(__file__).parent / "recipes"
 MODALITY_KEYS = ("vision", "language", "action")
 AUTO = "auto"
 """A guidance weight that is measured after training."""
-HIGHEST_RANK = 9999
-"""Four digits, as in `lora:RANK`: more than any adapter needs."""
+HIGHEST_RANK, MOST = 9999, 10**9
+"""Four digits, as in `lora:RANK`: more than any adapter needs; and more steps or windows than any machine takes."""
 _WAY = re.compile(r"full|frozen|lora(:[1-9]\d{0,3})?")
 
 
@@ -69,15 +70,15 @@ class Recipe:
     vision: str = ""
     language: str = ""
     action: str = ""
-    steps: int = 300
-    batch_size: int = 32
-    learning_rate: float = 1e-3
-    noise_draws: int = 2
-    warmup: int = 20
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    rank: int = 8
-    alpha: float = 8
+    steps: int = between(300, 1, MOST)
+    batch_size: int = between(32, 1, MOST)
+    learning_rate: float = above_0(1e-3)
+    noise_draws: int = between(2, 1, MOST)
+    warmup: int = between(20, 0, MOST)
+    weight_decay: float = from_0(0.0)
+    clip: float = above_0(1.0)
+    rank: int = between(8, 1, HIGHEST_RANK)
+    alpha: float = above_0(8)
     heads: str = "auto"
     compensate: bool = False
     calibrate: bool = False
@@ -121,7 +122,7 @@ def load_recipe(name: str, **overrides: Any) -> Recipe:
     Raises:
         ConfigError: unknown recipe, unknown or ill-typed keys (all problems of a file at once), or nothing to be done.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
+    path = Path(name) if name.endswith(RECIPE_FILES) else FOLDER / f"{name}.yaml"
     if not path.is_file():
         raise ConfigError(
             f"There is no recipe '{name}'", expected=f"one of {', '.join(recipe_names())}, or the path of a YAML file"
@@ -202,9 +203,6 @@ def recipe_for(config: FinetuneConfig) -> Recipe:
     return replace(recipe, retention={**recipe.retention, "rehearsal": rehearsal})
 
 
-_POSITIVE = ("steps", "batch_size", "learning_rate", "noise_draws", "rank", "alpha", "clip")
-
-
 def _problems(document: dict[str, Any]) -> list[str]:
     known = {f.name: f for f in fields(Recipe) if f.name != "name"}
     found = [f"unknown key '{key}' (known: {', '.join(known)})" for key in document if key not in known]
@@ -227,21 +225,18 @@ def _problems(document: dict[str, Any]) -> list[str]:
     found += _guidance_problems(document.get("guidance", {}))
     if document.get("heads", "auto") not in ("full", "lora", "auto"):
         found.append(f"heads is {document['heads']!r}, not full, lora or auto")
-    for key in (*_POSITIVE, "warmup", "weight_decay"):
-        value = document.get(key, 1)
-        whole = known[key].type == "int"
-        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-            found.append(f"{key} is {value!r}, not a {'whole ' if whole else ''}number")
-        elif not abs(value) <= sys.float_info.max:  # nor is NaN
-            found.append(f"{key} is {value}, not a finite number")
-        elif key == "rank" and value > HIGHEST_RANK:
-            found.append(f"rank is {value}, not up to {HIGHEST_RANK}")
-        elif value < 0 or (key in _POSITIVE and value == 0):
-            found.append(f"{key} is {value}, not {'above' if key in _POSITIVE else 'at least'} 0")
+    found += _number_problems({f.name: document[f.name] for f in known.values() if f.metadata and f.name in document})
     retention = document.get("retention", {})
     if not isinstance(retention, dict) or not all(isinstance(v, dict) for v in retention.values()):
         found.append("retention is not a mapping of method to options")
     return found
+
+
+def _number_problems(given: dict[str, Any]) -> list[str]:
+    """What is wrong with those keys whose fields have limits."""
+    wrong = ill_typed(Recipe, given)
+    sound = Recipe(name="", method="", **{key: value for key, value in given.items() if key not in wrong})
+    return [f"{key} is {given[key]!r}, not {expected}" for key, expected in {**wrong, **beyond(sound)}.items()]
 
 
 def _guidance_problems(guidance: Any) -> list[str]:

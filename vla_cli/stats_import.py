@@ -26,6 +26,7 @@ import numpy as np
 
 from vla_cli.adapter import FILE_NAME as POLICY_FILE
 from vla_cli.adapter import load_spec
+from vla_cli.configs import parse_statistics
 from vla_cli.errors import ConfigError, InputError
 from vla_cli.files import read_json
 from vla_cli.stats import FILE_NAME as STATS_FILE
@@ -63,15 +64,10 @@ def import_named(text: str) -> Imported:
     Raises:
         ConfigError, InputError: as for `import_statistics`.
     """
-    if Path(text).exists():
-        return import_statistics(Path(text))
-    rest, at, method = text.rpartition("@")
-    rest, method = (rest, method) if at else (text, "")
-    if Path(rest).exists():
-        return import_statistics(Path(rest), method=method)
-    path, _, dataset = rest.rpartition(":")
-    if path and Path(path).exists():
-        return import_statistics(Path(path), dataset=dataset, method=method)
+    named = parse_statistics(text)
+    if named is not None:
+        path, dataset, method = named
+        return import_statistics(path, dataset=dataset, method=method)
     raise InputError(
         f"There are no statistics at '{text}'",
         expected=f"PATH[:DATASET][@METHOD] with a file ({', '.join(_FILES)}) or a directory that holds one",

@@ -12,8 +12,8 @@ An `EpisodeStudy` holds an episode's numbers but no pictures, so that memory doe
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from vla_cli.language.counterfactuals import alternatives_yaml, counterfactuals
 from vla_cli.language.grammar import parse
 from vla_cli.language.lexicon import Lexicon
 from vla_cli.language.lint import Finding as WordFinding
-from vla_cli.language.lint import lint
+from vla_cli.language.lint import lint, quoted
 from vla_cli.language.phrasing import paraphrases
 from vla_cli.operators import Record
 from vla_cli.operators import examine as examine_operators
@@ -36,6 +36,7 @@ from vla_cli.operators.grasps import Told, gripper_dims, position_dims, told
 from vla_cli.preflight import preflight
 from vla_cli.quality import EpisodeFacts, Finding
 from vla_cli.quality import document as quality_document
+from vla_cli.quality.fixes import CUTS
 from vla_cli.stats import Accumulator
 from vla_cli.stats_import import Imported, freeze
 from vla_cli.synchrony.synchronise import Synchronised
@@ -110,7 +111,7 @@ class Study:
         episodes: in the dataset.
         train, valid: their names.
         facts: what the quality checks kept of each episode, also of those left out.
-        findings: of the quality checks.
+        findings: of the quality checks, as they stand (see `standing_findings`).
         operator_facts: see `operators`; None when not looked at.
         preflight: rows, see `preflight`; None when there is no base to compare with.
         fingerprint: a summary; None when there is none.
@@ -136,6 +137,30 @@ class Study:
     skipped: Sequence[Mapping[str, str]] = ()
     quarantine: Sequence[Mapping[str, str]] = ()
     missing: dict[str, str] = field(default_factory=dict)
+
+
+def standing_findings(findings: Sequence[Finding], mended: Sequence[Finding], kept: Collection[str]) -> list[Finding]:
+    """Findings as they stand against the dataset: what was mended or left out is worth knowing, and no more.
+
+    Args:
+        findings: on the episodes as recorded.
+        mended: those of them that a fix did away with.
+        kept: names of the episodes in the dataset.
+    """
+    found = []
+    for finding in findings:
+        gone = {finding.episode, *finding.also} - {""} - set(kept)
+        settled = (
+            f"Mended by --fix {finding.check}." if finding in mended else "" if not gone else _left_out(finding, gone)
+        )
+        if settled:
+            finding = replace(finding, severity="info", message=f"{finding.message} {settled}")
+        found.append(finding)
+    return found
+
+
+def _left_out(finding: Finding, gone: Collection[str]) -> str:
+    return "The episode is left out." if finding.episode in gone else f"Left out: {', '.join(sorted(gone))}."
 
 
 def quality(study: Study) -> dict[str, Any]:
@@ -246,6 +271,7 @@ def page_of(
     told_of: Mapping[str, Any],
     sheet: bytes | None,
     facts: Mapping[str, Any],
+    more: Sequence[Mapping[str, Any]] = (),
 ) -> DatasetPage:
     """What the page shows.
 
@@ -255,6 +281,7 @@ def page_of(
         told_of: the document of `instructions.json`.
         sheet: the contact sheet.
         facts: counts by name.
+        more: findings on the dataset as a whole.
     """
     document = quality_document(study.findings, study.facts)
     names = study.state_names
@@ -268,7 +295,7 @@ def page_of(
         facts=facts,
         skipped=study.skipped,
         quarantine=study.quarantine,
-        findings=[*quality_findings(document), *(_plain(finding) for finding in words)],
+        findings=[*_placed(quality_findings(document), study.episodes), *map(_plain, words), *more],
         clocks=[e.clock for e in study.episodes],
         instructions=[_with_findings(row, words) for row in told_of["instructions"]],
         trajectories=[top_view(e.state, names) for e in study.episodes] if dims else None,
@@ -283,18 +310,27 @@ def page_of(
     )
 
 
+def _placed(findings: Sequence[Mapping[str, Any]], episodes: Sequence[EpisodeStudy]) -> list[Mapping[str, Any]]:
+    """Findings without their places where a fix cut the episode: they are times of the recording."""
+    cut = {e.name for e in episodes if {*e.fixes} & {*CUTS}}
+    return [{**f, "frames": [], "seconds": []} if f["episode"] in cut else f for f in findings]
+
+
 def _plain(finding: WordFinding) -> dict[str, Any]:
     return {"stream": "instruction", **finding.document()}
 
 
 def _with_findings(row: Mapping[str, Any], words: Sequence[WordFinding]) -> dict[str, Any]:
-    said = [f.message for f in words if row["instruction"] in f.message]
+    # in quotes: "open the drawer" is not meant where "open the drawers" is
+    said = [f.message for f in words if quoted(row["instruction"]) in f.message]
     return {**row, "findings": said}
 
 
 def operator_facts(study: Study) -> dict[str, Any]:
     """How many people demonstrated, and how different they are; see `operators`."""
-    grippers = gripper_dims(study.action_names, np.concatenate([e.actions for e in study.episodes]))
+    commands = np.concatenate([e.actions for e in study.episodes])
+    # of two arms, the one that grasps
+    gripper = max(gripper_dims(study.action_names, commands), key=lambda i: np.ptp(commands[:, i]), default=None)
     records = [
         Record(
             name=e.name,
@@ -303,7 +339,7 @@ def operator_facts(study: Study) -> dict[str, Any]:
             state=e.state,
             actions=e.actions,
             rate_hz=study.rate_hz,
-            gripper=next(iter(grippers), None),
+            gripper=gripper,
         )
         for e in study.episodes
     ]

@@ -7,6 +7,7 @@ import io
 import math
 import re
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from vla_cli.dataset_page import LARGEST_SHEET, DatasetPage, page, verdict
 from vla_cli.dataset_page.html import anything, listed, records, table, text
 from vla_cli.dataset_page.judgement import quality_findings, standing
 from vla_cli.dataset_page.plots import KINDS, MOST_EPISODES, POINTS, WIDTH, Scale, profiles
-from vla_cli.dataset_page.tracks import contact_sheet, sheet_episodes, speed, top_dims, top_view
+from vla_cli.dataset_page.tracks import contact_sheet, is_from_above, sheet_episodes, speed, top_dims, top_view
 from vla_cli.episode import load_episode
 from vla_cli.facts import episode_facts, merge
 from vla_cli.quality import document, examine, judge, motion_of
@@ -197,7 +198,7 @@ def test_the_page_stays_small(count: int, noisy_sheet: bytes) -> None:
     many = [finding("warning", "idle", f"demo_{i % count}", frames=spans) for i in range(600)]
     html = page(full(count, 400, findings=many, contact_sheet=noisy_sheet))
     assert len(html.encode()) < 3_000_000
-    assert (f"the first {MOST_EPISODES} of 400 episodes" in html) == (count == 400)
+    assert html.count(f"the first {MOST_EPISODES} of 400 episodes") == (3 if count == 400 else 0)
     assert "and 300 more rows" in html
 
 
@@ -460,6 +461,26 @@ def test_ticks_are_few_round_and_inside(low: float, high: float) -> None:
 def test_top_dims(names: list[str], dims: tuple[int, int] | None) -> None:
     assert top_dims(names) == dims
     assert top_view(np.zeros((3, len(names))), names).shape == ((3, 2) if dims else (0, 2))
+
+
+@pytest.mark.parametrize(
+    ("axes", "above"),
+    [
+        (("x", "y"), True),
+        (("robot0_eef_pos[0]", "robot0_eef_pos[1]"), True),
+        (("pose.left_x", "pose.left_y"), True),
+        (("y", "x"), False),
+        (("shoulder_pan.pos", "shoulder_lift.pos"), False),
+        (("robot0_joint_pos[0]", "robot0_joint_pos[1]"), False),
+        (("qpos[0]", "<b>[1]"), False),
+    ],
+)
+def test_only_places_are_seen_from_above(axes: tuple[str, str], above: bool) -> None:
+    assert is_from_above(axes) == above
+    html = page(full(axes=axes))
+    check(html)
+    assert ("Trajectories from above" in html) == above
+    assert (f"Trajectories in {escape(axes[0])} and {escape(axes[1])}" in html) != above
 
 
 def test_speed_is_in_units_a_second() -> None:

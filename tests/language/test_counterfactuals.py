@@ -98,6 +98,10 @@ def test_real_sets() -> None:
         (["push the block left", "turn the knob clockwise"], ["push the block clockwise", "turn the knob left"]),
         (["put it on the tray", "put the cup in the box"], ["put it in the box"]),
         (["put the plate on the rack", "put the cup on the plate"], ["put the plate on the plate"]),
+        (["put the cup in the bin and close it", "put the jar on the rack"], ["put the cup in the bin"]),
+        (["put the pan back on the rack", "put the pan in the sink"], ["put the pan on the rack"]),
+        (["put the jar gently on the rack", "lift the cup"], ["lift the jar gently"]),
+        (["give me the cup", "put the jar on the rack"], ["put the me the cup on the rack", "give the jar"]),
     ],
 )
 def test_things_are_exchanged_only_where_it_makes_sense(shown: list[str], never: list[str]) -> None:
@@ -112,3 +116,14 @@ def test_the_yaml_can_be_read_and_written_again(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump(document([c.alternative for c in found])), encoding="utf-8")
     assert load_alternatives(path) == [c.alternative for c in found]
     assert len(found) == 7 and all(c.instruction.startswith("Put the") and c.instruction.endswith(".") for c in found)
+
+
+@pytest.mark.parametrize("things", ["both moka pots", "everything", "two pots", "3 pots", "all the pots"])
+def test_what_takes_no_article_gets_none(things: str) -> None:
+    found = {c.instruction for c in counterfactuals(understood(f"put {things} on the rack", "put the jar in the bin"))}
+    assert found == {f"put {things} in the bin", "put the jar on the rack"}
+
+
+def test_the_pronoun_fits_the_other_thing() -> None:
+    shown = understood("take the cups and put them on the shelf", "put the scissors in the drawer")
+    assert "take the scissors and put them on the shelf" in {c.instruction for c in counterfactuals(shown)}

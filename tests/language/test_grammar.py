@@ -128,3 +128,53 @@ def test_no_text_makes_it_fail(text: str) -> None:
 def test_same_task(one: str, other: str, same: bool) -> None:
     assert same_task(understood(one), understood(other)) is same
     assert same_task(understood(other), understood(one)) is same
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "put the cup not on the plate but on the table",
+        "Don't pick up the red block",
+        "put all the blocks in the box except the red one",
+        "pick up the cup without spilling",
+        "use the towel to wipe the counter",
+        "push the button to open the drawer",
+    ],
+)
+def test_what_would_be_misunderstood_is_not_understood(text: str) -> None:
+    """A negation taken for a part of a thing, and a purpose taken for a place, were said again as something else."""
+    assert parse(text) is None
+
+
+def test_a_state_may_be_spelt_as_a_verb() -> None:
+    for text in ("move the cup to open shelf", "move the cup to the open shelf"):
+        parsed = parse(text)
+        assert parsed is not None and (parsed.preposition, parsed.place) == ("to", "open shelf")
+
+
+def test_a_clause_of_an_unknown_verb_is_no_part_of_a_thing() -> None:
+    parsed = parse("Pick up the pen and draw a line on the paper")
+    assert parsed is not None and parsed.object == "pen" and parsed.then is not None
+    assert (parsed.then.verb, parsed.then.object, parsed.then.known) == ("draw", "line", False)
+    both = parse("put the soup and the sauce in the basket")
+    assert both is not None and both.object == "soup and the sauce" and both.then is None
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("put the cup on the plate", "put the cup on the plate carefully", True),
+        ("put the pan on the stove", "put the pan back on the stove", True),
+        ("fold the towel", "fold the towel in half", True),
+        ("push the block left", "push the block right", False),
+        ("put the cup on the left", "put the cup on the back", False),
+    ],
+)
+def test_how_it_is_done_and_a_place_that_one_leaves_out_make_no_other_task(one: str, other: str, same: bool) -> None:
+    a, b = parse(one), parse(other)
+    assert a is not None and b is not None and same_task(a, b) == same_task(b, a) == same
+
+
+def test_who_is_given_it_is_no_part_of_the_thing() -> None:
+    parsed = parse("Give me the red cup")
+    assert parsed is not None and (parsed.object, parsed.attributes) == ("cup", ("red",))

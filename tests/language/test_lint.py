@@ -12,6 +12,7 @@ from vla_cli.episode import load_episode, read_manifest
 from vla_cli.language.lint import Finding, lint, plain, tidy
 from vla_cli.operators.grasps import Told, gripper_dims, position_dims, told
 from vla_cli.readers import READERS, read_all
+from vla_cli.study import _with_findings
 from vla_cli.worlds.tabletop.recording import demonstrations
 from vla_cli.worlds.tabletop.scene import ALL_PHRASINGS, Layout, Scene, Task
 
@@ -101,6 +102,31 @@ def test_the_merged_form_is_the_usual_one() -> None:
     texts = ["put the jar in the box."] * 3 + ["Put the jar in the box"] + ["wipe the table"]
     finding = of("variants", lint(spoken(*texts)))
     assert "'put the jar in the box'" in finding.fix and finding.episodes == ("demo_0", "demo_1", "demo_2", "demo_3")
+
+
+def test_of_equally_many_the_plain_form_is_proposed() -> None:
+    finding = of("variants", lint(spoken("PUT THE JAR IN A BOX", "put the jar in a box", "Put the jar in a box.")))
+    assert finding.fix == "use one: 'put the jar in a box'"
+
+
+def test_a_space_without_width_becomes_one_with() -> None:
+    assert of("characters", lint(spoken("put the\u200bjar in the box"))).fix == "use 'put the jar in the box'"
+    assert of("characters", lint(spoken("put the j\u00adar in the box"))).fix == "use 'put the jar in the box'"
+
+
+def test_sentences_without_spaces_are_no_words_with_a_slip() -> None:
+    """Red and blue differ in one character of what has no space, and are two tasks."""
+    found = lint(spoken("把红色方块放在盘子上", "把蓝色方块放在盘子上"))
+    assert [finding.check for finding in found] == ["not-understood"]
+
+
+def test_the_page_tells_a_finding_beside_the_instruction_it_is_about() -> None:
+    drawn_out = "lift the cog and " * 12 + "open the bin"
+    texts = ["lift the cog", "lift the  cog", drawn_out]
+    words = lint(spoken(*texts))
+    rows = {text: _with_findings({"instruction": text}, words)["findings"] for text in [*texts, "lift the co"]}
+    assert [len(found) for found in rows.values()] == [1, 1, 1, 0]
+    assert "spellings" in rows["lift the cog"][0] and "51 words" in rows[drawn_out][0]
 
 
 def test_one_instruction_only_is_said_however_it_is_phrased() -> None:

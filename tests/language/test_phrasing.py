@@ -101,3 +101,16 @@ def test_pronouns_fit_the_object() -> None:
     assert any(" them " in t for t in several) and not any(" it " in t for t in several)
     assert not any(" it " in t for t in paraphrases("put the scissors in the box", 100))
     assert any(" it " in t for t in paraphrases("put the glass in the box", 100))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "take the cups and put them on the shelf",
+        "pick up the scissors and put them in the drawer",
+        "put the soup and the sauce in the basket",
+    ],
+)
+def test_several_things_are_never_it(text: str) -> None:
+    found = paraphrases(text, 100)
+    assert any(" them " in other for other in found) and not any(" it " in other for other in found)

@@ -50,6 +50,7 @@ def test_of_a_hand_the_finger_that_moves_most_counts() -> None:
         (["robot0_eef_pos[0]", "robot0_eef_pos[1]", "robot0_eef_quat[0]", "robot0_gripper[0]"], [0, 1]),
         (["left_arm[0]", "left_arm[1]", "left_hand[0]", "waist[0]"], [0, 1, 3]),
         (["joint_1.pos", "joint_2.pos", "gripper.pos"], [0, 1]),
+        (["robot0_eef_pos[0]", "robot0_eef_pos[1]", "robot0_joint_pos[0]", "robot0_joint_pos[1]"], [0, 1]),
         (["state[0]", "state[1]"], [0, 1]),
         ([], []),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from vla_cli.policies.adaptation import (
     save_trained,
     trained_parameters,
 )
-from vla_cli.policies.checkpoint import load_base
+from vla_cli.policies.checkpoint import attach, load_base
 from vla_cli.policies.flow import FlowPolicy, load
 from vla_cli.policies.flow_matching import Batch
 from vla_cli.policies.modalities import HEADS, MODALITIES, modality_of
@@ -180,6 +181,14 @@ def test_a_dropped_key_is_an_error(base: Path, adapter: Path, tmp_path: Path) ->
         load(str(base), broken, device="cpu")
 
 
+@pytest.mark.parametrize("text", ["[]", "{}", '{"peft_type": "LORA", "target_modules": 5}', ""])
+def test_a_damaged_adapter_config_is_an_error(base: Path, adapter: Path, tmp_path: Path, text: str) -> None:
+    broken = Path(shutil.copytree(adapter, tmp_path / "adapter"))
+    (broken / "adapter_config.json").write_text(text)
+    with pytest.raises(InputError, match="cannot be loaded"):
+        load(str(base), broken, device="cpu")
+
+
 def test_a_key_that_peft_would_lose_is_an_error(base: Path, adapter: Path, tmp_path: Path) -> None:
     """LoRA on state_proj is dropped by peft at load with only a warning: the robot would run something else."""
     broken = shutil.copytree(adapter, tmp_path / "adapter")
@@ -196,6 +205,21 @@ def test_an_adapter_that_does_nothing_is_an_error(base: Path, adapter: Path, tmp
     save_file(tensors, empty / ADAPTER_WEIGHTS)
     with pytest.raises(InputError, match="every delta is zero"):
         load(str(base), empty, device="cpu")
+
+
+def test_a_whole_model_that_lacks_a_weight_is_refused(base: Path, adapter: Path, tmp_path: Path) -> None:
+    """transformers would make the weight up."""
+    model, _, _ = load_base(str(base))
+    with torch.no_grad():
+        model.action_out_proj.bias += 1
+    save_trained(model, tmp_path, base_name=str(base))
+    spec = replace(load_spec(adapter), kind="full")
+    assert attach(load_base(str(base))[0], tmp_path, spec) is not model
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["action_out_proj.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"1 missing \(first: \['action_out_proj.weight'\]\).*vla finetune again"):
+        attach(model, tmp_path, spec)
 
 
 def test_another_base_is_refused(adapter: Path) -> None:

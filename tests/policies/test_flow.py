@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import PI0Config, PI0ForConditionalGeneration, PI0Processor
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from vla_cli.errors import ConfigError, InputError
 from vla_cli.guidance import Guidance, combine
-from vla_cli.policies.checkpoint import load_base, load_config, locate_base
+from vla_cli.policies.checkpoint import load_base, load_config, load_prompts, locate_base
 from vla_cli.policies.flow import FlowPolicy, load
 from vla_cli.policies.flow_matching import flow_losses, prepare_images, sample_chunk, sample_time
 from vla_cli.policies.modalities import is_unused, lora_targets, modality_of, parameter_groups
@@ -252,6 +254,98 @@ def test_a_config_that_cannot_be_is_refused(base: Path, tmp_path: Path, key: str
     (tmp_path / "config.json").write_text(json.dumps(document if key else None))
     with pytest.raises(InputError, match=r"config\.json (cannot be used|is of a 'None' model)"):
         load_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "size"),
+    [
+        ("", "max_action_dim", -3),
+        ("", "chunk_size", 0),
+        ("", "num_inference_steps", -1),
+        ("", "max_state_dim", 10**13),
+        ("vision_config", "image_size", -60),
+        ("dit_config", "num_attention_heads", 0),
+    ],
+)
+def test_a_size_that_no_model_has_is_refused(base: Path, tmp_path: Path, part: str, key: str, size: int) -> None:
+    document = json.loads((base / "config.json").read_text())
+    parts = {"": document, "dit_config": document["dit_config"], **document["vlm_config"]}
+    parts[part][key] = size
+    (tmp_path / "config.json").write_text(json.dumps(document))
+    with pytest.raises(InputError, match=rf"config\.json cannot be used \(.*{key} is {size}\)"):
+        load_config(tmp_path)
+
+
+def test_weights_that_would_be_left_out_or_that_are_no_numbers_are_refused(base: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(base, tmp_path / "copy"))
+    document = json.loads((base / "config.json").read_text())
+    document["vlm_config"]["text_config"]["num_hidden_layers"] = 2
+    (copy / "config.json").write_text(json.dumps(document))
+    with pytest.raises(InputError, match=r"0 missing .* 9 of layers that it does not have"):
+        load_base(str(copy))
+    shutil.copy(base / "config.json", copy)
+    weights = load_file(base / "model.safetensors")
+    weights["action_out_proj.bias"][3] = float("nan")
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"not finite: 1 tensors hold NaN.*action_out_proj\.bias"):
+        load_base(str(copy))
+
+
+def test_weights_in_several_files_and_of_half_precision_are_a_base_too(base: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(base, tmp_path / "copy"))
+    weights = {name: value.bfloat16() for name, value in load_file(copy / "model.safetensors").items()}
+    (copy / "model.safetensors").unlink()
+    places = {name: f"model-{1 + i % 2:05d}-of-00002.safetensors" for i, name in enumerate(weights)}
+    for file in set(places.values()):
+        part = {name: weights[name] for name in weights if places[name] == file}
+        save_file(part, copy / file, metadata={"format": "pt"})
+    (copy / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    model, _, files = load_base(str(copy))
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert torch.equal(model.action_out_proj.weight, weights["action_out_proj.weight"].float())
+    (copy / "model-00002-of-00002.safetensors").unlink()
+    assert locate_base(str(copy)).reference.digest != files.reference.digest
+    with pytest.raises(InputError, match=r"cannot be loaded .*model-00002"):
+        load_base(str(copy))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("tokenizer.json", '{"a": 1', "No tokenizer for base"),
+        ("tokenizer.json", '{"a": 1}', "No tokenizer for base"),
+        ("tokenizer.json", "", "No tokenizer for base"),
+        ("tokenizer_config.json", "[]", "No tokenizer for base"),
+        ("tokenizer_config.json", '{"tokenizer_class": "TokenizersBackend"}', "no token for the beginning"),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_used_is_refused_without_weights(
+    base: Path, tmp_path: Path, name: str, text: str, said: str
+) -> None:
+    copy = Path(shutil.copytree(base, tmp_path / "copy"))
+    (copy / name).write_text(text)
+    with pytest.raises(InputError, match=said):
+        load_prompts(locate_base(str(copy)))
+
+
+def test_a_tokenizer_of_another_model_is_refused(base: Path, tmp_path: Path) -> None:
+    document = json.loads((base / "tokenizer.json").read_text())
+    document["model"]["vocab"]["teapot"] = 5000
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
+    shutil.copy(base / "tokenizer_config.json", tmp_path)
+    prompts = load_prompts(locate_base(str(base)), str(tmp_path))
+    assert prompts.words(PUT)
+    with pytest.raises(InputError, match=r"'lift the teapot' the token 5000, but the base knows"):
+        prompts.words("lift the teapot")
+    with pytest.raises(InputError, match="stands for a piece of a picture"):
+        load_prompts(locate_base(str(base))).words("lift the <image>")
+
+
+def test_a_prompt_longer_than_any_that_pi0_knows_is_said(base: Path) -> None:
+    prompts = load_prompts(locate_base(str(base)))
+    assert prompts.beyond_usual([]) == prompts.beyond_usual([PUT, "put " * 46]) == []
+    (said,) = prompts.beyond_usual([PUT, "put " * 47])
+    assert "1 of 2 instructions have more than 48 tokens (the longest 49: 'put put" in said
 
 
 def test_lerobots_config_of_the_full_model_is_understood(tmp_path: Path) -> None:

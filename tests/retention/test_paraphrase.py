@@ -73,6 +73,9 @@ def test_generic_synonyms_are_words_the_embedded_base_knows(base: Path) -> None:
     known = [*synonyms(PUT), *synonyms("pick up the green wedge")]
     assert len(known) == 7 and not any(prompts.unknown_words(text) for text in known)
     assert synonyms("putt the ball") == synonyms("fold the shirt") == []
+    assert synonyms("Grab the cup") == ["Pick up the cup", "Lift the cup", "Take the cup"]
+    for text in ("take off the lid", "bring me the cup", "put on the lid", "lift up the cup"):
+        assert synonyms(text) == [], "another opening would mean something else"
 
 
 def test_what_cannot_work_is_refused() -> None:

@@ -21,9 +21,13 @@ NOWHERE = Path("nowhere")
 
 
 @pytest.fixture
-def made(episodes: Path, dataset: Path, base: Path, adapter: Path) -> dict[str, Path]:
-    """An artefact of each kind."""
-    return {"episodes": episodes, "dataset": dataset, "base": base, "adapter": adapter}
+def made(
+    episodes: Path, dataset: Path, base: Path, adapter: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """An artefact of each kind, and a tokenizer that cannot be read."""
+    damaged = tmp_path_factory.mktemp("words")
+    (damaged / "tokenizer.json").write_text("{}")
+    return {"episodes": episodes, "dataset": dataset, "base": base, "adapter": adapter, "damaged": damaged}
 
 
 def stages(made: dict[str, Path], out: Path) -> dict[str, tuple[ModuleType, Any]]:
@@ -61,6 +65,7 @@ def test_a_plan_of_what_works_is_made(made: dict[str, Path], tmp_path: Path) -> 
         ("preprocess", {"episodes": "dataset"}, "dataset, written by preprocess"),
         ("preprocess", {"phrasings": NOWHERE}, "nowhere does not exist"),
         ("preprocess", {"stats_from": "nowhere"}, "no statistics at 'nowhere'"),
+        ("preprocess", {"stats_from": "dataset", "state_dims": "0,1"}, "The dataset has 2 state dimensions"),
         ("preprocess", {"actions": "sideways"}, "--actions is 'sideways'"),
         ("preprocess", {"gripper": "clenched"}, "--gripper is 'clenched'"),
         ("finetune", {"dataset": "episodes"}, "episodes, written by collect-ingest"),
@@ -71,6 +76,8 @@ def test_a_plan_of_what_works_is_made(made: dict[str, Path], tmp_path: Path) -> 
         ("finetune", {"recipe": "rehearse"}, "needs base-domain data"),
         ("finetune", {"recipe": "retain"}, "needs other instructions"),
         ("finetune", {"alternatives": NOWHERE}, "nowhere does not exist"),
+        ("finetune", {"recipe": "calibrate", "tokenizer": "damaged"}, "No tokenizer for base"),
+        ("finetune", {"recipe": "calibrate", "tokenizer": "no/where"}, "No tokenizer for base"),
         (
             "finetune",
             {"recipe": "lora", "vision": "frozen", "language": "frozen", "action": "frozen"},
@@ -80,7 +87,8 @@ def test_a_plan_of_what_works_is_made(made: dict[str, Path], tmp_path: Path) -> 
         ("finetune", {"replay_fraction": 2.0}, "rehearsal's fraction is 2.0"),
         ("finetune", {"recipe": "rehearse", "replay": "dataset", "batch_size": 1}, "a batch of 1 has no window"),
         ("finetune", {"rank": 0}, "rank is 0"),
-        ("finetune", {"rank": 10**21}, "not up to 9999"),
+        ("finetune", {"rank": 10**21}, "not from 1 to 9999"),
+        ("finetune", {"steps": 10**400}, "not from 1 to 1000000000"),
         ("finetune", {"learning_rate": math.nan}, "learning_rate is nan"),
         ("finetune", {"learning_rate": math.inf}, "learning_rate is inf"),
         ("finetune", {"device": "tpu"}, "--device tpu cannot be used here"),
@@ -109,8 +117,7 @@ def test_what_a_run_refuses_a_dry_run_refuses(
         return made.get(value, value) if isinstance(value, str) else value
 
     options = {key: filled(value) for key, value in wrong.items()}
-    if "base" in options:
-        options["base"] = str(options["base"])
+    options |= {key: str(options[key]) for key in ("base", "tokenizer") if key in options}
     module, config = stages(made, tmp_path / "out")[stage]
     config = replace(config, **options)
     message = refusal(lambda: module.run(config))

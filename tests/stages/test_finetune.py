@@ -250,8 +250,12 @@ def test_what_does_not_ask_the_base_works_for_a_robot_that_is_new_to_it(
     centimetres: dict[str, Path], base: Path, tmp_path: Path
 ) -> None:
     retention = {"anchor": {}, "sam": {}, "consft": {}, "paraphrase": {}, "merge": {"alpha": 0.5}}
-    chosen = retaining(tmp_path, retention)
-    assert finetune.plan(config(centimetres["dataset"], base, tmp_path / "out", recipe=chosen))["dry_run"]
+    chosen = retaining(tmp_path, retention, guidance={"kind": "null", "weight": "auto"})
+    asked = config(centimetres["dataset"], base, tmp_path / "out", recipe=chosen, alternatives=SAMPLES / ALTERNATIVES)
+    planned = finetune.plan(asked)
+    assert planned["dry_run"]
+    # the weight of guidance is measured beside the base, which is fed otherwise
+    assert "--alternatives is given, but recipe 'mine' does not use it." in planned["warnings"]
 
 
 def test_replay_of_another_robot_is_said_where_the_base_has_no_statistics_of_its_own(

@@ -5,17 +5,22 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from builders import InterruptAfter, assert_refused, contents, motion, real_log, replace, robomimic_log
+from builders import InterruptAfter, assert_refused, contents, motion, png, real_log, replace, robomimic_log
 
 from vla_cli.adapter import load_spec
+from vla_cli.agreement import Agreement, agree
 from vla_cli.cli import app
 from vla_cli.configs import IngestConfig, PreprocessConfig
 from vla_cli.dataset import load_dataset
+from vla_cli.dataset_warnings import as_findings, dataset_warnings
 from vla_cli.digests import digest_recording
 from vla_cli.episode import load_episode, read_manifest, save_episode, write_manifest
 from vla_cli.errors import CheckFailed, ConfigError, InputError
-from vla_cli.files import read_json
+from vla_cli.files import read_json, write_json
+from vla_cli.fingerprint import Accumulator, save_fingerprint
+from vla_cli.progress import Progress
 from vla_cli.stages import ingest, preprocess
+from vla_cli.study import EpisodeStudy, Study, operator_facts
 
 
 @pytest.fixture
@@ -115,6 +120,22 @@ def test_an_episode_that_stands_still_is_skipped_by_name(episodes, tmp_path) -> 
     summary = run(episodes(alter=still), tmp_path / "d")
     assert [item["name"] for item in summary["skipped"]] == ["demo_2"]
     assert "nothing moves" in summary["skipped"][0]["reason"]
+
+
+def test_a_quaternion_that_changes_sign_is_no_jump(tmp_path) -> None:
+    def flip(index: int, group: h5py.Group) -> None:
+        half = np.linspace(0, 0.5 + 0.1 * index, 20)
+        quaternion = np.stack([np.sin(half), 0 * half, 0 * half, np.cos(half)], axis=1)
+        quaternion[9:] *= -1
+        group["obs/turn"] = quaternion
+
+    source = robomimic_log(tmp_path / "turned.hdf5", demos=6, alter=flip)
+    stated = ("turn.rotation=quaternion-xyzw",)
+    ingest.run(IngestConfig(source=source, out=tmp_path / "turned", settings=stated))
+    run(tmp_path / "turned", tmp_path / "d")
+    quality = read_json(tmp_path / "d" / "quality.json")
+    assert any("change sign 1 time(s)" in note for note in quality["episodes"][0]["notes"])
+    assert [f["message"] for f in quality["findings"] if f["check"] == "spikes"] == []
 
 
 def test_the_minority_with_other_widths_or_sizes_is_skipped(episodes, tmp_path) -> None:
@@ -224,6 +245,8 @@ def test_cameras_not_everywhere_are_dropped_and_said_or_kept_on_demand(episodes,
     summary = run(directory, tmp_path / "d")
     assert summary["cameras"] == ["camera"]
     assert any("'wrist' is dropped: 5 of 6" in warning for warning in summary["warnings"])
+    assert any(r.startswith("dataset: Camera 'wrist' is dropped") for r in summary["verdict_reasons"])
+    assert "wrist&#x27; is dropped" in (tmp_path / "d" / "report.html").read_text()
     summary = run(directory, tmp_path / "e", cameras=("wrist", "camera"))
     assert summary["cameras"] == ["wrist", "camera"] and load_dataset(tmp_path / "e").cameras == ["wrist", "camera"]
     assert summary["skipped"] == [{"name": "demo_1", "reason": "it has no camera wrist"}]
@@ -288,6 +311,54 @@ def test_all_bad_options_are_told_at_once(tmp_path) -> None:
     assert_refused(ConfigError, out, lambda: run(tmp_path, out, rate=-1.0, image_size=1), "--rate", "--image-size")
 
 
+def test_of_two_rates_one_is_taken_and_none_between_them() -> None:
+    def agreed(*rates: float) -> Agreement:
+        rows = [
+            {"name": f"e{i}", "state_dim": 1, "action_dim": 1, "cameras": {}, "rate_hz": r} for i, r in enumerate(rates)
+        ]
+        return agree(rows, cameras=(), rate=None, same_sizes=False, headers=lambda row: [])
+
+    assert agreed(10, 10, 30, 30).rate == 10
+    assert agreed(9.98, 10.01, 10.03, 30).rate == 10
+    assert agreed(12.46, 12.54).rate == 12.5
+    (told,) = agreed(10, 10, 10, 20, 30, 0).warnings
+    assert told.startswith("2 of 6 episodes are resampled from 20 to 30 Hz to 10 Hz")
+    assert agreed(10, 10, 0).warnings == [], "of one step, nothing is resampled"
+
+
+def test_all_copies_of_one_episode_are_not_called_too_few() -> None:
+    study = Study(
+        rate_hz=10.0,
+        state_names=["x"],
+        action_names=["x"],
+        episodes=[
+            EpisodeStudy(f"e{i}", "ada", ["go"], [], np.zeros((5, 1), np.float32), np.zeros((5, 1), np.float32))
+            for i in range(8)
+        ],
+        train=[f"e{i}" for i in range(8)],
+        valid=[],
+    )
+    config = PreprocessConfig(episodes=Path("e"), out=Path("d"), val_fraction=0.2)
+    study.episodes[0].actions[:, 0] = np.arange(5)
+    told = dataset_warnings(config, study, [])
+    assert told == ["No episode is held out, for all are near-duplicates of one another."]
+    study.episodes[0].actions[:] = 0
+    still = dataset_warnings(config, study, [])
+    assert [f["severity"] for f in as_findings(still)] == ["error", "warning"], "there is nothing to learn"
+
+
+def test_of_two_arms_the_one_that_grasps_tells_of_grasps() -> None:
+    clock = np.arange(30, dtype=np.float32)[:, None]
+    grip = (clock > 15).astype(np.float32)
+    episodes = [
+        EpisodeStudy(f"e{i}", "ada", ["go"], [], clock * [1, i + 1], np.concatenate([0 * grip, grip], axis=1))
+        for i in range(3)
+    ]
+    names = ["left_gripper", "right_gripper"]
+    study = Study(rate_hz=10.0, state_names=["x", "y"], action_names=names, episodes=episodes, train=[], valid=[])
+    assert operator_facts(study)["profiles"][0]["grasps"] == 3
+
+
 def test_bad_input_leaves_nothing_behind(episodes, tmp_path) -> None:
     out = tmp_path / "d"
     assert_refused(InputError, out, lambda: run(tmp_path / "nowhere", out), "nowhere does not exist")
@@ -318,7 +389,11 @@ def test_dataset_warnings(episodes, tmp_path) -> None:
 
 
 def test_episodes_of_different_worlds_name_none(episodes, tmp_path) -> None:
-    directory = episodes(demos=2)
+    def black(index: int, group: h5py.Group) -> None:
+        if index == 1:
+            replace(group, "obs/camera", np.zeros((20, 12, 12, 3), np.uint8))
+
+    directory = episodes(demos=2, alter=black)
     rows = [json.loads(line) for line in (directory / "manifest.jsonl").read_text().splitlines()]
     with h5py.File(directory / rows[1]["file"], "a") as file:
         file.attrs["world"] = json.dumps({"env_name": "other"})
@@ -326,6 +401,9 @@ def test_episodes_of_different_worlds_name_none(episodes, tmp_path) -> None:
     (directory / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     summary = run(directory, tmp_path / "d")
     assert load_dataset(tmp_path / "d").world is None and any("--world" in w for w in summary["warnings"])
+    summary = run(directory, tmp_path / "e", exclude="black")
+    assert load_dataset(tmp_path / "e").world is not None, "what is left out has no say"
+    assert not any("--world" in w for w in summary["warnings"])
 
 
 def two_episodes(source: Path, root: Path) -> Path:
@@ -418,11 +496,16 @@ def test_faults_are_found_mended_or_left_out(sample, tmp_path) -> None:
     assert serious >= {("spikes", "demo_1"), ("black", "demo_2")} and "Do not train" in found["verdict"]
     with pytest.raises(CheckFailed, match="error"):
         run(directory, tmp_path / "strict", strict=True)
-    mended = run(directory, tmp_path / "fixed", fix="spikes,black")
+    mended = run(directory, tmp_path / "fixed", fix="spikes,black", strict=True)
+    told = {(f["check"], f["episode"]): f for f in read_json(tmp_path / "fixed" / "quality.json")["findings"]}
+    black = told["black", "demo_2"]
+    assert black["severity"] == "info" and black["message"].endswith("Mended by --fix black.")
+    assert "Do not train" not in mended["verdict"] and "findings_error" not in mended["counts"]
     assert mended["counts"]["fixed_spikes"] >= 1 and mended["counts"]["fixed_black"] >= 6
     assert len(load_dataset(tmp_path / "fixed").demonstrations) == 20
     fewer = run(directory, tmp_path / "excluded", exclude="black")
     assert [item["name"] for item in fewer["skipped"]] == ["demo_2"] and "black" in fewer["skipped"][0]["reason"]
+    assert "Do not train" not in fewer["verdict"], "what was left out does not stand against the rest"
 
 
 def test_options_that_mean_nothing_are_refused(episodes, tmp_path) -> None:
@@ -454,9 +537,14 @@ def test_statistics_of_the_base_are_kept_on_demand(sample_episodes, tmp_path) ->
 
 
 def test_paraphrases_are_told_beside_the_original(sample_episodes, tmp_path) -> None:
-    run(sample_episodes, tmp_path / "d", paraphrases=3)
+    words = tmp_path / "words.yaml"
+    words.write_text("articles: [ze]\n")
+    run(sample_episodes, tmp_path / "d", paraphrases=3, phrasings=words)
     told = load_dataset(tmp_path / "d").demonstrations[0].instructions
     assert told[0] == "put the red block on the left plate" and len(set(told)) == 4
+    words.write_text("articles: [zis]\n")
+    with pytest.raises(ConfigError, match="begun with other settings: phrasings"):
+        run(sample_episodes, tmp_path / "d", paraphrases=3, phrasings=words, resume=True)
 
 
 # Compared: pictures of a deployment against a finished dataset.
@@ -508,6 +596,30 @@ def test_features_of_the_bases_vision_tower_are_compared_on_demand(sample_episod
         run(out, tmp_path / "none", compare=sample_episodes, base=base, features=True)
     with pytest.raises(ConfigError, match="--base"):
         run(out, tmp_path / "none", compare=sample_episodes, features=True)
+
+
+class Heard(Progress):
+    """What is said."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+def test_a_camera_of_which_nothing_is_shown_is_named(tmp_path) -> None:
+    rng, glimpses = np.random.default_rng(0), Accumulator()
+    for camera in ("front", "wrist", "front", "wrist", "front", "wrist"):
+        glimpses.add(camera, rng.integers(0, 256, (5, 16, 16, 3), np.uint8))
+    save_fingerprint(glimpses.result(), tmp_path)
+    write_json(tmp_path / "run.json", {})
+    (tmp_path / "pictures" / "front").mkdir(parents=True)
+    for i in range(3):
+        (tmp_path / "pictures" / "front" / f"{i}.png").write_bytes(png(rng.integers(0, 256, (16, 16, 3), np.uint8)))
+    heard = Heard()
+    preprocess.run(PreprocessConfig(episodes=tmp_path, compare=tmp_path / "pictures"), heard)
+    assert heard.notes[-1] == "Camera wrist: no pictures of it were given, so that nothing is known of it."
 
 
 def test_comparing_needs_a_dataset_and_pictures_of_its_cameras(sample_dataset, sample_episodes, tmp_path) -> None:

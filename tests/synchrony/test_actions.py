@@ -6,7 +6,15 @@ from scipy.spatial.transform import Rotation
 
 from vla_cli.episode import Stream, UnusableError
 from vla_cli.errors import ConfigError
-from vla_cli.synchrony.actions import base_of, close_high, convert_actions, lowest_gripper, to_absolute, to_delta
+from vla_cli.synchrony.actions import (
+    base_of,
+    check_actions,
+    close_high,
+    convert_actions,
+    gripper_ranges,
+    to_absolute,
+    to_delta,
+)
 from vla_cli.synchrony.dimensions import parts_of
 from vla_cli.synchrony.rotations import WIDTHS, from_rotation, to_rotation
 
@@ -144,9 +152,9 @@ def test_a_gripper_that_is_high_when_open_is_mirrored_within_its_range(low: floa
 def test_an_episode_whose_gripper_never_moves_is_mirrored_like_the_others() -> None:
     moving, still = (pose("action", "axis-angle", seed, mode="delta") for seed in (0, 1))
     moving.values[:, 6], still.values[:, 6] = np.where(np.arange(15) > 7, 1.0, -1.0), 1.0
-    lowest = lowest_gripper([moving])
-    assert lowest == {"action/action": -1.0}
-    assert np.all(close_high(still, lowest)[0].values[:, 6] == -1)
+    ranges = gripper_ranges([moving])
+    assert ranges == {"action/action": (-1.0, 1.0)}
+    assert np.all(close_high(still, ranges)[0].values[:, 6] == -1)
 
 
 def test_a_gripper_nobody_has_told_of_is_asked_for_and_measures_are_left() -> None:
@@ -159,3 +167,30 @@ def test_a_gripper_nobody_has_told_of_is_asked_for_and_measures_are_left() -> No
     for convention in ("open-low", "width", "joint", "none"):
         left = pose("state", "axis-angle", 0, gripper=convention)
         assert close_high(left, {}) == (left, [])
+
+
+@pytest.mark.parametrize(("top", "reached"), [(100.0, 97.0), (255.0, 251.0), (7.0, 7.0)])
+def test_a_gripper_of_another_scale_is_mirrored_within_that_scale(top: float, reached: float) -> None:
+    action = pose("action", "axis-angle", 0, mode="delta")
+    action.values[:, 6] = np.where(np.arange(15) > 7, reached, 2.0)
+    total = top if top > 7 else 9.0  # where no scale is known, its own two ends change places
+    found, notes = close_high(action, gripper_ranges([action]))
+    assert np.array_equal(found.values[:, 6], total - action.values[:, 6]) and f"{total:g} - v" in notes[0]
+
+
+def test_a_gripper_that_is_found_in_the_other_episodes_only_is_not_left_the_other_way_round() -> None:
+    clock, seven = np.arange(15) / 10, np.zeros((15, 7))
+    moving = Stream("action", "action", np.c_[seven, clock > 0.7], clock, {"gripper": "open-high"})
+    still = Stream("action", "action", np.c_[seven, np.ones(15)], clock, {"gripper": "open-high"})
+    ranges = gripper_ranges([moving])
+    assert close_high(moving, ranges)[0].values[0, 7] == 1
+    with pytest.raises(UnusableError, match="which of its 8 dimensions is the gripper"):
+        close_high(still, ranges)
+    assert close_high(still, {}) == (still, [])
+
+
+def test_joints_with_a_stated_gripper_are_not_refused_by_their_header() -> None:
+    stated = {"mode": "absolute", "rotation": "joints", "units": "rad", "gripper": "open-high"}
+    check_actions(Stream("action", "action", np.empty((0, 8)), np.empty(0), stated), "delta")
+    with pytest.raises(UnusableError, match="none is named so or has two values, so that it is not made delta"):
+        check_actions(Stream("action", "action", np.zeros((5, 8)), np.arange(5.0), stated), "delta")

@@ -118,3 +118,9 @@ def test_a_real_recording_moves_its_estimate_by_what_it_is_delayed(tmp_path: Pat
     before, after = pool(found[0.0]), pool(found[0.1])
     assert before.confident and abs(before.seconds) < 0.025
     assert abs(after.seconds - before.seconds - 0.1) < 0.01
+
+
+def test_of_too_short_an_overlap_no_correlation_is_told() -> None:
+    times, values = np.arange(13) / 10, np.random.default_rng(0).uniform(size=13)
+    found = align((times, values), (times + 0.35, values))
+    assert not found.confident and "go on together for fewer than 12 steps" in found.reason

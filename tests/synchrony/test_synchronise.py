@@ -284,6 +284,22 @@ def test_grippers_are_low_when_open_if_asked() -> None:
     assert sum("mirrored" in note for note in result.notes) == 2
 
 
+def test_next_states_have_the_grippers_of_the_states() -> None:
+    one = posed()
+    one.streams[1].values[:, 7] = 1.0  # open all the time, while it closes to -1 in other episodes
+    ranges = {"state/pose": (-1.0, 1.0)}
+    result = sync(one, actions="next-state", gripper="normalise", gripper_ranges=ranges).demonstration
+    assert np.all(result.state[:, 7] == -1) and np.all(result.actions[:, 7] == -1)
+
+
+def test_what_float32_cannot_hold_leaves_its_episode_out_and_not_the_whole_dataset_undone() -> None:
+    one = posed()
+    one.streams[1].values = one.streams[1].values.astype(np.float64)
+    one.streams[1].values[4, 0] = np.finfo(np.float64).max
+    result = synchronise(one, SyncOptions(rate=10.0, cameras=("cam",), keep_idle=True))
+    assert isinstance(result, Skipped) and "1.798e+308, which float32 cannot hold (1 such" in result.reason
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_the_same_clock_gives_the_same_bits(seed: int) -> None:

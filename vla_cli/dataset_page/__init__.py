@@ -28,7 +28,7 @@ from vla_cli.dataset_page.judgement import (
     standing,
     verdict,
 )
-from vla_cli.dataset_page.tracks import as_jpeg
+from vla_cli.dataset_page.tracks import as_jpeg, is_from_above
 from vla_cli.report.style import PAGE_CSS
 from vla_cli.report.svg import plot_css
 
@@ -49,7 +49,7 @@ def page(document: DatasetPage) -> str:
         _section(document, "findings", "Findings", _findings),
         _section(document, "instructions", "Instructions", _instructions),
         '<section><h2>Motion</h2><div class="figures">',
-        _figure(document, "trajectories", "Trajectories from above", _trajectories),
+        _figure(document, "trajectories", _trajectories_title(document), _trajectories),
         _figure(document, "speeds", "Speed by operator", _speeds),
         _figure(document, "findings", "Quality over time", _timeline),
         _figure(document, "seconds", "Episode lengths", _lengths),
@@ -199,12 +199,19 @@ def _preflight(document: DatasetPage) -> str:
 # ---- figures
 
 
+def _trajectories_title(document: DatasetPage) -> str:
+    above = document.trajectories is None or is_from_above(document.axes)
+    return "Trajectories from above" if above else f"Trajectories in {document.axes[0]} and {document.axes[1]}"
+
+
 def _trajectories(document: DatasetPage) -> str:
     styles = plots.operator_styles(document.operators)
     drawn = [styles[operator] for operator in document.operators]
     labels = [f"{name}, {operator}" for name, operator in zip(document.names, document.operators, strict=True)]
     note = '<p class="legend">ring: start, square: end</p>'
-    return note + plots.trajectories(document.trajectories or (), labels, drawn, document.axes) + _people(document)
+    title = _trajectories_title(document)
+    drawing = plots.trajectories(document.trajectories or (), labels, drawn, document.axes, title)
+    return note + drawing + _people(document) + _cut(document)
 
 
 def _speeds(document: DatasetPage) -> str:
@@ -277,7 +284,7 @@ def _section(document: DatasetPage, part: str, heading: str, draw: Callable[[Dat
 
 def _figure(document: DatasetPage, part: str, heading: str, draw: Callable[[DatasetPage], str]) -> str:
     content = _absent(document, part) if getattr(document, part) is None else draw(document)
-    return f'<figure style="max-width:{plots.WIDTH}px"><h3>{heading}</h3>{content}</figure>'
+    return f'<figure style="max-width:{plots.WIDTH}px"><h3>{text(heading)}</h3>{content}</figure>'
 
 
 def _absent(document: DatasetPage, part: str) -> str:

@@ -77,14 +77,19 @@ def style_class(style: int) -> str:
 
 
 def trajectories(
-    paths: Sequence[np.ndarray], labels: Sequence[str], styles: Sequence[int], axes: tuple[str, str]
+    paths: Sequence[np.ndarray],
+    labels: Sequence[str],
+    styles: Sequence[int],
+    axes: tuple[str, str],
+    title: str = "Trajectories from above",
 ) -> str:
-    """Paths from above, both axes in one scale, each with its start (ring) and end (square).
+    """Paths in two dimensions, both axes in one scale, each with its start (ring) and end (square).
 
     Args:
         paths: [T, 2] each, in the log's own units; points that are not finite are left out.
         labels, styles: one a path.
         axes: what the two dimensions are called.
+        title: of the drawing.
 
     Returns:
         An `<svg>` element; empty where no path has a point.
@@ -103,7 +108,7 @@ def trajectories(
     parts = [_box(x, y), _x_axis(x, y, axes[0]), _y_axis(y, x, axes[1])]
     most = int(np.clip(_POINTS_IN_ALL // len(shown), 20, 200))
     parts += [_path(_thinned(points, most), label, style, x, y) for points, label, style in shown]
-    return _svg(WIDTH, height, "trajectories", "Trajectories from above", f"{len(shown)} episodes", parts)
+    return _svg(WIDTH, height, "trajectories", printable(title, 120), f"{len(shown)} episodes", parts)
 
 
 def profiles(speeds: Sequence[np.ndarray], operators: Sequence[str]) -> dict[str, tuple[np.ndarray, np.ndarray, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,6 +18,10 @@ from vla_cli.operators.grasps import position_dims
 MOST_ROWS = 12
 """Episodes of the page's contact sheet."""
 _QUALITY = 80
+_PLACE = re.compile(
+    r"^(?!.*joint)(.*[_.\s])?([xy]|(pos|position|xyz|trans|translation|pose|eef|ee|tcp|tool)\[[01]\])$", re.I
+)
+_XY = (("x", "X", "[0]"), ("y", "Y", "[1]"))
 
 
 def top_dims(names: Sequence[str]) -> tuple[int, int] | None:
@@ -32,6 +37,11 @@ def top_dims(names: Sequence[str]) -> tuple[int, int] | None:
     if named[0] is not None and named[1] is not None:
         return named[0], named[1]
     return (places[0], places[1]) if len(places) > 1 else (0, 1)
+
+
+def is_from_above(axes: Sequence[str]) -> bool:
+    """Whether two dimensions are the x and y of a place, by their names: joints have no above."""
+    return all(_PLACE.search(name) and name.endswith(ends) for name, ends in zip(axes, _XY, strict=True))
 
 
 def top_view(state: np.ndarray, names: Sequence[str]) -> np.ndarray:

@@ -123,11 +123,13 @@ class _Taken:
     def __init__(self, shown: Sequence[Parsed]) -> None:
         self._by_object: dict[tuple, list[Parsed]] = {}
         for parsed in shown:
-            self._by_object.setdefault(parsed.meaning[1:4], []).append(parsed)
+            self._by_object.setdefault(parsed.meaning[1:3], []).append(parsed)
+            for clause in parsed.clauses() if parsed.then else ():  # each part of it was demonstrated too
+                self._by_object.setdefault(clause.meaning[1:3], []).append(replace(clause, then=None))
 
     def add(self, made: Parsed) -> bool:
         """Take it in, unless it could be the same task as one that is there."""
-        known = self._by_object.setdefault(made.meaning[1:4], [])
+        known = self._by_object.setdefault(made.meaning[1:3], [])
         if any(same_task(made, other) for other in known):
             return False
         known.append(made)
@@ -169,7 +171,8 @@ def _things(parsed: Parsed, kin: Sequence[Parsed], lexicon: Lexicon) -> list[_Th
     for clause in kin:
         words = clause.wording.object
         lower = lower_of(words)
-        if len(lower) <= _LONG and not marks_of(lower, lexicon) and not _DESCRIBING & set(lower):
+        how = len(lower) > 1 and lower[-1] in lexicon.manners
+        if len(lower) <= _LONG and not how and not marks_of(lower, lexicon) and not _DESCRIBING & set(lower):
             found.setdefault(clause.meaning[1:3], _Thing(words, clause.meaning[5] == parsed.meaning[5]))
     return list(found.values())
 
@@ -214,14 +217,16 @@ def _made(parsed: Parsed, other: _Thing, spot: _Place, lexicon: Lexicon) -> Pars
     text = form and say(parsed, form, lexicon, thing=thing, preposition=preposition, place=place)
     made = parse(styled(text, parsed), lexicon) if text else None
     wanted = (key_of(thing, lexicon), key_of(place, lexicon) if place else ())
-    if made is None or made.verb != parsed.verb or (key_of(made.wording.object, lexicon), made.meaning[3]) != wanted:
+    if made is None or made.verb != parsed.verb:
         return None
-    return made
+    return made if (key_of(made.wording.object, lexicon), key_of(made.wording.place, lexicon)) == wanted else None
 
 
 def _with_article(words: Words, like: Words, lexicon: Lexicon) -> Words:
-    """Words with the article that others have, where they have none."""
+    """Words with the article that others have, where they have none and can have one."""
     if not like or like[0].casefold() not in lexicon.articles or words[0].casefold() in lexicon.articles:
+        return words
+    if words[0].casefold() in lexicon.numbers or words[0][:1].isdigit():
         return words
     return (like[0], *words)
 

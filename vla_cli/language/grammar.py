@@ -30,7 +30,10 @@ _VAGUE = {"to", "on", "in", "on top of"}
 
 @dataclass(frozen=True)
 class Wording:
-    """How a clause was said: its form, and each part's words as written, articles included."""
+    """How a clause was said: its form, and each part's words as written, articles included.
+
+    `pronoun` is what stood for the object in the form's second half ("them"), lower case.
+    """
 
     form: Form
     object: Words
@@ -38,6 +41,7 @@ class Wording:
     place: Words = ()
     source: Words = ()
     tool: Words = ()
+    pronoun: str = ""
     capital: bool = False
     ending: str = ""
 
@@ -90,11 +94,11 @@ def parse(instruction: str, lexicon: Lexicon | None = None) -> Parsed | None:
     """What an instruction asks for, or None where it is not understood.
 
     A verb that the lexicon does not know is taken as it is when an article follows ("crimp the hose"); more than
-    `LONGEST` words are not parsed. Underscores between words count as spaces.
+    `LONGEST` words are not parsed, nor is what holds a negation. Underscores between words count as spaces.
     """
     lexicon = lexicon or load_lexicon()
     tokens, ending = words_of(instruction, lexicon)
-    if not 2 <= len(tokens) <= LONGEST:
+    if not 2 <= len(tokens) <= LONGEST or lexicon.negations.intersection(lower_of(tokens)):
         return None
     parsed = _clauses(tokens, lexicon)
     if parsed is None:
@@ -107,7 +111,7 @@ def same_task(one: Parsed, other: Parsed) -> bool:
     """Whether two instructions could be about the same task: cautious, so that no paraphrase passes for another task.
 
     "to", "on" and "in the plate" agree (people do not tell them apart); verbs that carry something to a place agree
-    with each other; a source or a tool that only one of them names makes no difference.
+    with each other; a source, a tool or (of one verb) a place that only one of them names makes no difference.
     """
     a, b = one.clauses(), other.clauses()
     return len(a) == len(b) and all(map(_same_clause, a, b))
@@ -118,8 +122,9 @@ def _same_clause(one: Parsed, other: Parsed) -> bool:
     carried = bool(one.place and other.place)
     return (
         (one.verb == other.verb or carried)
-        and one.meaning[1:4] == other.meaning[1:4]
-        and (len(relations) == 1 or relations <= _VAGUE)
+        and one.meaning[1:3] == other.meaning[1:3]
+        and (not carried or one.meaning[3] == other.meaning[3])
+        and (not carried or len(relations) == 1 or relations <= _VAGUE)
         and all(a == b or not a or not b for a, b in zip(one.meaning[5:7], other.meaning[5:7], strict=True))
     )
 
@@ -130,7 +135,7 @@ def _same_clause(one: Parsed, other: Parsed) -> bool:
 def _clauses(tokens: list[str], lexicon: Lexicon) -> Parsed | None:
     """A whole instruction: one clause, or several that "and" joins; "pick up X and place it Y" is one."""
     lower = lower_of(tokens)
-    cuts = [i for i, word in enumerate(lower) if word == "and" and i > 0 and opens(lower[i + 1 :], lexicon)]
+    cuts = [i for i, word in enumerate(lower) if word == "and" and i > 0 and _begins(lower[i + 1 :], lexicon)]
     bounds = [0, *cuts, len(tokens)]
     pieces = [tokens[start + (start > 0) : end] for start, end in pairwise(bounds)]
     found: list[Parsed] = []
@@ -147,6 +152,13 @@ def _clauses(tokens: list[str], lexicon: Lexicon) -> Parsed | None:
         meaning = (*clause.meaning, chain.meaning) if chain else clause.meaning
         chain = replace(clause, then=chain, meaning=meaning)
     return chain
+
+
+def _begins(lower: list[str], lexicon: Lexicon) -> bool:
+    """Whether a clause begins here; "draw a line" may be one although nobody knows the verb."""
+    words = {*lexicon.articles, *lexicon.attributes}
+    unknown = len(lower) > 2 and lower[0] not in words and lower[1] in ("a", "an", "the")
+    return opens(lower, lexicon) or unknown
 
 
 def _clause(tokens: list[str], lexicon: Lexicon, *, joined: bool = False) -> Parsed | None:
@@ -199,6 +211,8 @@ def _fits(lower: list[str], verb: Verb, form: Form, lexicon: Lexicon) -> Iterato
             continue
         if marks_of([lower[parts["object"].start]], lexicon) or not _noun(lower, parts["object"], lexicon):
             continue
+        if relation == "to" and _does(lower[parts["place"].noun : parts["place"].end], lexicon):
+            continue
         yield parts
 
 
@@ -212,6 +226,11 @@ def _alike(fixed: str, word: str, lexicon: Lexicon) -> bool:
 def _noun(lower: list[str], part: _Part, lexicon: Lexicon) -> bool:
     """Whether anything but articles stands there."""
     return any(w not in lexicon.articles or w in lexicon.pronouns for w in lower[part.noun : part.end])
+
+
+def _does(lower: list[str], lexicon: Lexicon) -> bool:
+    """Whether what follows "to" is done, and no place: "wipe the counter", "open the drawer", but not "open drawer"."""
+    return opens(lower, lexicon) and (lower[0] not in lexicon.attributes or lower[1:2] in (["the"], ["a"], ["an"]))
 
 
 def _split(lower: list[str], first: int, last: int, verb: Verb, lexicon: Lexicon) -> _Parts:
@@ -271,14 +290,16 @@ def _made(tokens: list[str], verb: Verb, form: Form, parts: _Parts, lexicon: Lex
         return tuple(tokens[part.start : part.end]) if part else ()
 
     thing, attributes = _noun_phrase(words("object"), lexicon)
+    tail = range(parts["object"].end, len(tokens))
+    pronoun = next((w for i in tail if (w := tokens[i].casefold()) in lexicon.pronouns), "") if form.after else ""
     relation = parts["place"].relation if "place" in parts else ""
     place = words("place")
     preposition = whole("place")[: len(whole("place")) - len(place)]
     meaning = (
         verb.name,
-        key_of(thing, lexicon),
+        key_of(_without_manner(thing, lexicon), lexicon),
         tuple(sorted(attributes)),
-        key_of(place, lexicon),
+        key_of(_without_manner(place, lexicon, but=lexicon.directions), lexicon),
         relation,
         key_of(words("source"), lexicon),
         key_of(words("tool"), lexicon),
@@ -291,7 +312,7 @@ def _made(tokens: list[str], verb: Verb, form: Form, parts: _Parts, lexicon: Lex
         preposition="" if relation == DIRECTION else relation,
         source=" ".join(whole("source")),
         tool=" ".join(whole("tool")),
-        wording=Wording(form, words("object"), preposition, place, whole("source"), whole("tool")),
+        wording=Wording(form, words("object"), preposition, place, whole("source"), whole("tool"), pronoun),
         object_phrase=" ".join(_without_article(words("object"), lexicon)),
         meaning=meaning,
     )
@@ -300,6 +321,13 @@ def _made(tokens: list[str], verb: Verb, form: Form, parts: _Parts, lexicon: Lex
 def _without_article(words: Words, lexicon: Lexicon) -> Words:
     while len(words) > 1 and words[0].casefold() in lexicon.articles:
         words = words[1:]
+    return words
+
+
+def _without_manner(words: Words, lexicon: Lexicon, but: frozenset[Words] = frozenset()) -> Words:
+    """Words without how it is done at their end: "cup gently"; "the far back" is a place all the same."""
+    while len(words) > 1 and (last := words[-1].casefold()) in lexicon.manners and (last,) not in but:
+        words = words[:-1]
     return words
 
 

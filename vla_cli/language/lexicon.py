@@ -22,7 +22,10 @@ from vla_cli.yaml_files import compose, read_yaml
 BUILT_IN = Path(__file__).parent / "phrasings.yaml"
 OBJECT, INSTRUCTION = "{object}", "{instruction}"
 DIRECTION = "direction"
-_LISTS = ("directions", "sources", "tools", "sides", "articles", "pronouns", "placeholders")
+_LISTS = (
+    *("directions", "sources", "tools", "sides", "articles", "pronouns", "placeholders"),
+    *("negations", "manners", "numbers"),
+)
 _VERB_KEYS = ("forms", "also", "place", "places", "tool", "kind")
 _CHOICES = {"place": ("required", "optional", "none"), "tool": ("yes", "no")}
 _SCHEMA = "the keys that vla_cli/language/phrasings.yaml has"
@@ -78,7 +81,7 @@ class Lexicon:
         relations: relation to its wordings that are said, the plainest first.
         prepositions: every wording to its relation.
         directions, sources, tools, sides: wordings.
-        articles, pronouns: single words.
+        articles, pronouns, negations, manners, numbers: single words.
         placeholders: texts that stand in an instruction's place and are none.
         attributes: every spelling to the word it stands for.
         carriers: (words before, words after, whether it is said).
@@ -94,6 +97,9 @@ class Lexicon:
     articles: frozenset[str]
     pronouns: frozenset[str]
     placeholders: frozenset[str]
+    negations: frozenset[str]
+    manners: frozenset[str]
+    numbers: frozenset[str]
     attributes: Mapping[str, str]
     carriers: tuple[tuple[Words, Words, bool], ...]
 
@@ -192,6 +198,9 @@ class _Builder:
             articles=frozenset(self.lists["articles"]),
             pronouns=frozenset(self.lists["pronouns"]),
             placeholders=frozenset(self.lists["placeholders"]),
+            negations=frozenset(self.lists["negations"]),
+            manners=frozenset(self.lists["manners"]),
+            numbers=frozenset(self.lists["numbers"]),
             attributes=self.attributes,
             carriers=tuple(self.carriers),
         )

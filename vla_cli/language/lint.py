@@ -137,13 +137,13 @@ def _empty(texts: _Texts) -> Iterator[Finding]:
 
 def _placeholder(texts: _Texts) -> Iterator[Finding]:
     for text in sorted(texts.placeholders):
-        what = f"{_quoted(text)} is no instruction but a placeholder, a label or a file's name."
+        what = f"{quoted(text)} is no instruction but a placeholder, a label or a file's name."
         fix = 'say what was done: vla collect-ingest ... --instruction "..."; a flag beside a real one is to be removed'
         yield Finding("placeholder", "error", texts.episodes_of([text]), what, fix)
     for text in texts.usable:
         words = plain(text).split()
         if len(words) == 1 and words[0].isascii() and words[0] not in texts.lexicon.by_first_word:
-            what = f"{_quoted(text)} is one word and no action: it does not say what to do."
+            what = f"{quoted(text)} is one word and no action: it does not say what to do."
             yield Finding("one-word", "warning", texts.episodes_of([text]), what, "name the action and the object")
 
 
@@ -151,7 +151,7 @@ def _single(texts: _Texts) -> Iterator[Finding]:
     tasks = {texts.task(text) for text in texts.usable}
     if len(tasks) == 1 and len(texts.episodes_of(texts.usable)) > 1:
         what = (
-            f"All episodes show one task ({_quoted(texts.usable[0])}). A policy that is trained on one instruction "
+            f"All episodes show one task ({quoted(texts.usable[0])}). A policy that is trained on one instruction "
             "goes deaf: it does this task whatever it is told."
         )
         fix = (
@@ -166,14 +166,19 @@ def _variants(texts: _Texts) -> Iterator[Finding]:
     for text in texts.usable:
         groups.setdefault(plain(text), []).append(text)
     for group in groups.values():
-        merged = tidy(min(group, key=lambda text: (-len(texts.episodes[text]), text != tidy(text), text)))
+        merged = tidy(min(group, key=lambda text: (-len(texts.episodes[text]), _untidiness(text), text)))
         if len(group) > 1:
-            listed = ", ".join(f"{_quoted(t)} ({len(texts.episodes[t])})" for t in group)
+            listed = ", ".join(f"{quoted(t)} ({len(texts.episodes[t])})" for t in group)
             what = f"{len(group)} spellings of one instruction differ in case, punctuation or spaces: {listed}."
             yield Finding("variants", "warning", texts.episodes_of(group), what, f"use one: '{printable(merged, 120)}'")
         elif group[0] != " ".join(group[0].split()):
-            what = f"{_quoted(group[0])} has stray spaces or line breaks."
+            what = f"{quoted(group[0])} has stray spaces or line breaks."
             yield Finding("whitespace", "info", texts.episodes_of(group), what, f"use '{printable(merged, 120)}'")
+
+
+def _untidiness(text: str) -> tuple[bool, int]:
+    """What tells the plain form among equally frequent ones: not tidy, and how many capitals."""
+    return text != tidy(text), sum(c.isupper() for c in text)
 
 
 def _near_duplicates(texts: _Texts) -> Iterator[Finding]:
@@ -189,15 +194,15 @@ def _near_duplicates(texts: _Texts) -> Iterator[Finding]:
             holes.setdefault((*words[:i], None, *words[i + 1 :]), []).append((word, text))
     for group in bare.values():
         if len(group) > 1:
-            what = f"{', '.join(map(_quoted, group))} differ in articles only."
+            what = f"{', '.join(map(quoted, group))} differ in articles only."
             yield Finding("near-duplicate", "warning", texts.episodes_of(group), what, "use one of them")
     for group in holes.values():
         for i, (one, a) in enumerate(group):
             for other, b in group[i + 1 :]:
                 if _typo(one, other) and not {one, other} <= known:
                     rare, common = sorted((a, b), key=lambda text: (len(texts.episodes[text]), text))
-                    what = f"{_quoted(rare)} and {_quoted(common)} differ in one letter ('{one}', '{other}')."
-                    fix = f"if it is a slip, use {_quoted(common)}"
+                    what = f"{quoted(rare)} and {quoted(common)} differ in one letter ('{one}', '{other}')."
+                    fix = f"if it is a slip, use {quoted(common)}"
                     yield Finding("near-duplicate", "warning", texts.episodes_of([a, b]), what, fix)
 
 
@@ -207,7 +212,13 @@ def _known_words(lexicon: Lexicon) -> set[str]:
 
 
 def _typo(one: str, other: str) -> bool:
-    """Whether two words look like one with a slip: one letter more, less, other or swapped; not a plural."""
+    """Whether two words look like one with a slip: one letter more, less, other or swapped; not a plural.
+
+    Never in a script without letter case: Chinese and Japanese write whole sentences without a space, and each of their
+    characters is a word.
+    """
+    if any(unicodedata.category(c) == "Lo" for c in one + other):
+        return False
     short, long = sorted((one, other), key=len)
     if len(short) < 4 or one[0] != other[0] or not (one + other).isalpha() or long == short + "s":
         return False
@@ -223,7 +234,7 @@ def _characters(texts: _Texts) -> Iterator[Finding]:
         bad = sorted({c for c in text if _is_stray(c, text)})
         if bad:
             codes = ", ".join(f"U+{ord(c):04X}" for c in bad[:5])
-            what = f"{_quoted(text)} holds characters that nobody sees or meant ({codes}): a tokenizer reads them."
+            what = f"{quoted(text)} holds characters that nobody sees or meant ({codes}): a tokenizer reads them."
             clean = tidy("".join(_instead(c) if c in bad else c for c in text))
             fix = f"use '{printable(clean, 120)}'" if clean else "give the instruction anew"
             yield Finding("characters", "warning", texts.episodes_of([text]), what, fix)
@@ -236,24 +247,30 @@ def _is_stray(c: str, text: str) -> bool:
 
 
 def _instead(c: str) -> str:
-    """What a stray character leaves: nothing where it is invisible."""
-    return "" if unicodedata.category(c) == "Cf" else " "
+    """What a stray character leaves: nothing where it is invisible and no space (U+200B is one, without width)."""
+    return "" if unicodedata.category(c) == "Cf" and c != "\u200b" else " "
 
 
 def _long(texts: _Texts) -> Iterator[Finding]:
     for text in texts.usable:
         words = len(text.split())
         if words > MOST_WORDS or len(text) > 8 * MOST_WORDS:
-            what = f"{_quoted(text)} has {words} words; pi0 reads about {MOST_WORDS} and drops the rest."
+            what = (
+                f"{quoted(text)} has {words} words ({len(text)} characters); pi0 was trained with about {MOST_WORDS} "
+                "at most, and openpi and LeRobot drop the rest."
+            )
             yield Finding("long", "warning", texts.episodes_of([text]), what, "say it in one short sentence")
 
 
 def _not_understood(texts: _Texts) -> Iterator[Finding]:
     unknown = [text for text in texts.usable if texts.parsed[text] is None]
     if unknown:
-        listed = ", ".join(map(_quoted, unknown[:3])) + (f" and {len(unknown) - 3} more" if len(unknown) > 3 else "")
+        listed = ", ".join(map(quoted, unknown[:3])) + (f" and {len(unknown) - 3} more" if len(unknown) > 3 else "")
         what = f"{len(unknown)} of {len(texts.usable)} instructions are not understood: no paraphrases of {listed}."
-        fix = "add their verbs to a YAML of phrasings (vla_cli/language/phrasings.yaml says how), or begin with a verb"
+        fix = (
+            "add their verbs to a YAML of phrasings (vla_cli/language/phrasings.yaml says how), or begin with a verb; "
+            "what is negated has none"
+        )
         yield Finding("not-understood", "info", texts.episodes_of(unknown), what, fix)
 
 
@@ -294,7 +311,7 @@ def _position(texts: _Texts) -> Iterator[Finding]:
         said = _spots(group, texts.parsed[text], arm)
         if said:
             what = (
-                f"{_quoted(text)} ({len(group)} episodes): {' and '.join(said)}. Position alone explains this "
+                f"{quoted(text)} ({len(group)} episodes): {' and '.join(said)}. Position alone explains this "
                 "instruction, and that is what makes a policy deaf: it need not read."
             )
             fix = (
@@ -324,7 +341,8 @@ def _spots(group: Sequence[Told], parsed: Parsed | None, arm: float) -> list[str
     return found
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """A text as findings name it."""
     return f"'{printable(text, 80)}'"
 
 

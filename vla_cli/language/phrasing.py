@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from hashlib import sha256
-from itertools import islice, product
+from itertools import islice, pairwise, product
 
 import numpy as np
 
@@ -125,9 +125,11 @@ def say(
         preposition = wordings[0] if tuple(lower_of(preposition)) in wordings else preposition
     after = form.after
     if halves:
-        pronoun = _pronoun(thing)
+        # as it was said, as long as it is of the same thing
+        pronoun = (wording.pronoun if thing == wording.object else "") or _pronoun(thing)
         if pronoun is None and form is not wording.form:
             return None
+        pronoun = pronoun or wording.pronoun
         after = tuple(pronoun or "it" if word == "it" else word for word in after)
     words = [*thing, *wording.source, *after] if halves else [*thing, *after, *wording.source]
     return " ".join([*form.before, *words, *preposition, *place, *wording.tool])
@@ -143,7 +145,8 @@ def _clumsy(thing: Words, wording: Wording, form: Form, lexicon: Lexicon) -> boo
 def _pronoun(thing: Words) -> str | None:
     """What stands for the object in "and leave it"; None where that is not clear."""
     lower = lower_of(thing)
-    if lower[0] in _MANY:
+    several = any(one == "and" and other in ("the", "a", "an") for one, other in pairwise(lower))
+    if lower[0] in _MANY or several:
         return "them"
     return None if lower[-1].endswith("s") and not lower[-1].endswith("ss") else "it"
 

@@ -64,7 +64,7 @@ def position_dims(names: Sequence[str]) -> list[int]:
     Those of a Cartesian position ("x", "robot0_eef_pos[1]") where there are any; else all that are neither a gripper's
     nor a rotation's (joints).
     """
-    cartesian = [i for i, name in enumerate(names) if _CARTESIAN.search(name) and not _unfit(name)]
+    cartesian = [i for i, n in enumerate(names) if _CARTESIAN.search(n) and not _unfit(n) and "joint" not in n.lower()]
     return cartesian or [i for i, name in enumerate(names) if not _unfit(name)]
 
 

@@ -20,6 +20,7 @@ from scipy.spatial.transform import Rotation
 from vla_cli.errors import ConfigError
 from vla_cli.stats import CONSTANT_RANGE
 from vla_cli.synchrony.rotations import WIDTHS, to_rotation
+from vla_cli.synchrony.stillness import moves
 
 BINS = 20
 POINTS = 25
@@ -29,7 +30,8 @@ APPROACH = 0.25
 HOLD = 3
 """Frames for which a changed gripper command must last; shorter is chatter."""
 STILL = 1e-3
-"""Of a dimension's range over the set: a smaller step is no move (as `synchrony.synchronise.IDLE_SHARE`)."""
+"""Of a dimension's range over the set: a smaller step of `stillness.STEP_RATE` is no move (as
+`synchrony.synchronise.IDLE_SHARE`)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -155,7 +157,7 @@ def habits_of(record: Record, space: Space) -> Habits:
         seconds=seconds,
         speed=float(length[-1] / seconds),
         profile=np.diff(edges) * BINS / seconds,
-        idle=float(np.mean(np.all(np.abs(steps) <= STILL, axis=1))) if len(steps) else 1.0,
+        idle=float(np.mean(~moves(path, STILL, record.rate_hz).any(axis=1))) if len(steps) else 1.0,
         path=_along(path, length, np.linspace(0, length[-1], POINTS)),
         approach=None if grasp is None else _approach(path, length, grasp),
         grasp=None if grasp is None else _orientation(record, space, grasp),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,15 @@ from vla_cli.provenance import ARTEFACTS, written_by
 CONFIG = "config.json"
 _TEXTS = ("*.json", "*.model", "*.txt")
 """What is fetched beside safetensors: configurations and tokenizers. No pickle ever is."""
+_SIZES = (
+    *("chunk_size", "max_state_dim", "max_action_dim", "num_inference_steps", "image_size", "patch_size", "vocab_size"),
+    *("hidden_size", "intermediate_size", "head_dim"),
+    *("num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+)
+_LARGEST_SIZE = 10**7
+"""More than any model's; products of such numbers still fit into 64 bits."""
+_LAYER = re.compile(r"\.layers\.\d+\.(?!.*rotary_emb)")
+"""A weight of a layer of a tower; the rotary embedding's old buffers are computed anew."""
 _EXPECTED = f"a directory with {CONFIG} and model.safetensors, or a hub id such as lerobot/pi0_base"
 _HINT = "--base with that directory (the embedded base is sample_data/base of the vla-cli repository)"
 
@@ -105,11 +115,30 @@ def load_config(directory: Path) -> Any:
         raise InputError(f"{path} is of a '{kind}' model", expected="'pi0'", hint="--base with a pi0-family model")
     kept = {key: document[key] for key in ("chunk_size", "max_state_dim", "max_action_dim") if key in document}
     try:
-        return PI0Config.from_dict(document) if "model_type" in document else PI0Config(**kept)
+        config = PI0Config.from_dict(document) if "model_type" in document else PI0Config(**kept)
+        impossible = _impossible_sizes(config)
     except Exception as error:  # transformers raises many kinds for values that cannot be
         raise InputError(
             f"{path} cannot be used ({words(error)})", expected="the configuration of a pi0 model"
         ) from None
+    if impossible:
+        raise InputError(
+            f"{path} cannot be used ({'; '.join(impossible)})", expected=f"sizes from 1 to {_LARGEST_SIZE}"
+        )
+    return config
+
+
+def _impossible_sizes(config: Any) -> list[str]:
+    """Sizes that no model has: transformers builds some of these, and fails when it acts."""
+    vlm = config.vlm_config
+    parts = {"": config, "dit_config.": config.dit_config}
+    parts |= {"vlm_config.text_config.": vlm.text_config, "vlm_config.vision_config.": vlm.vision_config}
+    sizes = {f"{where}{name}": getattr(part, name, None) for where, part in parts.items() for name in _SIZES}
+    return [
+        f"{name} is {size}"
+        for name, size in sizes.items()
+        if size is not None and not (isinstance(size, int) and 1 <= size <= _LARGEST_SIZE)
+    ]
 
 
 def locate_tokenizer(files: BaseFiles, tokenizer: str = "") -> Path:
@@ -152,38 +181,88 @@ def load_base(base: str, *, tokenizer: str = "") -> tuple[nn.Module, Prompts, Ba
         tokenizer: directory or hub id of the tokenizer, when the base does not carry one; empty for the base's own.
 
     Raises:
-        InputError: files are missing or damaged, or weights do not fit the configuration.
+        InputError: files are missing or damaged, or weights or tokenizer do not fit the configuration.
     """
-    from transformers import AutoTokenizer, PI0ForConditionalGeneration
-
     files = locate_base(base)
+    prompts = load_prompts(files, tokenizer)
+    return load_model(files), prompts, files
+
+
+def load_model(files: BaseFiles) -> nn.Module:
+    """A base model in float32 on the CPU.
+
+    Raises:
+        InputError: weights are missing or damaged, or do not fit the configuration.
+    """
     config = load_config(files.directory)
     config.loss_reduction = "none"
+    return _with_weights(files.directory, config, f"The weights of base '{files.reference.name}'")
+
+
+def load_prompts(files: BaseFiles, tokenizer: str = "") -> Prompts:
+    """What makes a base's prompts of instructions; no weight is read for it.
+
+    Args:
+        files: of the base.
+        tokenizer: as for `load_base`.
+
+    Raises:
+        InputError: there is no tokenizer, or it is damaged, or no tokenizer of a pi0 model.
+    """
+    from transformers import AutoTokenizer
+
+    directory = locate_tokenizer(files, tokenizer)
+    try:
+        found = AutoTokenizer.from_pretrained(directory)
+    except Exception as error:  # transformers raises many kinds for damaged files
+        raise _no_tokenizer(files, tokenizer, words(error)) from None
+    if found.bos_token is None:
+        raise InputError(
+            f"The tokenizer in {directory} has no token for the beginning of a sentence, with which every prompt of a "
+            "pi0 model begins",
+            expected="a bos_token in tokenizer_config.json",
+            hint="--tokenizer with that of the base (pi0's is that of google/paligemma-3b-pt-224)",
+        )
+    config = load_config(files.directory).vlm_config
+    patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
+    return Prompts(found, config.image_token_id, patches, vocabulary=config.text_config.vocab_size)
+
+
+def _with_weights(directory: Path, config: Any, whose: str) -> Any:
+    """A model of a configuration with the weights of a directory, every one of them.
+
+    Raises:
+        InputError: weights are missing or damaged, not finite, or do not fit the configuration.
+    """
+    from transformers import PI0ForConditionalGeneration
+
     # its return type depends on output_loading_info, which annotations do not say
     from_pretrained: Any = PI0ForConditionalGeneration.from_pretrained
     try:
         model, report = from_pretrained(
-            files.directory, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            directory, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
     except Exception as error:  # safetensors and transformers raise many kinds for damaged files
         raise InputError(
-            f"The weights of base '{base}' cannot be loaded ({type(error).__name__}: {str(error).splitlines()[0]})",
+            f"{whose} cannot be loaded ({type(error).__name__}: {str(error).splitlines()[0]})",
             expected="safetensors that fit config.json",
         ) from error
     missing = [key for key in report["missing_keys"] if not is_unused(key.rpartition(".")[0], config)]
-    if missing or report["mismatched_keys"]:
+    # a layer that the configuration does not have would be left out in silence
+    beyond = sorted(key for key in report["unexpected_keys"] if _LAYER.search(key))
+    if missing or beyond or report["mismatched_keys"]:
         raise InputError(
-            f"The weights of base '{base}' do not fit its configuration: "
-            f"{len(missing)} missing (first: {missing[:3]}), {len(report['mismatched_keys'])} of another shape",
+            f"{whose} do not fit the configuration: {len(missing)} missing (first: {missing[:3]}), {len(beyond)} of "
+            f"layers that it does not have (first: {beyond[:3]}), {len(report['mismatched_keys'])} of another shape",
             expected="every parameter that influences an action",
         )
-    try:
-        words = AutoTokenizer.from_pretrained(locate_tokenizer(files, tokenizer))
-    except (OSError, ValueError) as error:
-        raise _no_tokenizer(files, tokenizer, error) from None
-    vision = config.vlm_config.vision_config
-    patches = (vision.image_size // vision.patch_size) ** 2
-    return model, Prompts(words, config.vlm_config.image_token_id, patches), files
+    odd = [name for name, parameter in model.named_parameters() if not bool(torch.isfinite(parameter).all())]
+    if odd:
+        raise InputError(
+            f"{whose} are not finite: {len(odd)} tensors hold NaN or infinity (first: {odd[:3]})",
+            expected="numbers: a policy with one NaN commands nothing but NaN",
+        )
+    return model
 
 
 def attach(model: nn.Module, adapter: Path, spec: PolicySpec) -> nn.Module:
@@ -200,16 +279,15 @@ def attach(model: nn.Module, adapter: Path, spec: PolicySpec) -> nn.Module:
     if spec.kind == "full":
         return _attach_full(model, adapter)
     from peft import PeftModel
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         saved = load_file(adapter / ADAPTER_WEIGHTS)
         # peft would choose the accelerator for the adapter's tensors, whatever the model is on
         wrapped = PeftModel.from_pretrained(model, str(adapter), is_trainable=False, torch_device="cpu")
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # peft raises many kinds for damaged files
         raise InputError(
-            f"The adapter {adapter} cannot be loaded ({type(error).__name__}: {str(error).splitlines()[0]})",
+            f"The adapter {adapter} cannot be loaded ({type(error).__name__}: {words(error)})",
             expected=f"{ADAPTER_CONFIG} and {ADAPTER_WEIGHTS} written by finetune",
             hint="vla finetune again with --overwrite",
         ) from None
@@ -245,17 +323,10 @@ def verify_loaded(wrapped: Any, saved: dict[str, Tensor], adapter: Path) -> None
 
 
 def _attach_full(model: Any, adapter: Path) -> nn.Module:
-    from transformers import PI0ForConditionalGeneration
-
     try:
-        full = PI0ForConditionalGeneration.from_pretrained(
-            full_model(adapter), config=model.config, dtype=torch.float32, use_safetensors=True
-        )
-    except Exception as error:  # see load_base
-        raise InputError(
-            f"The model in {adapter} cannot be loaded ({type(error).__name__}: {str(error).splitlines()[0]})",
-            hint="vla finetune again with --overwrite",
-        ) from error
+        full = _with_weights(full_model(adapter), model.config, f"The weights of {adapter}")
+    except InputError as error:
+        raise InputError(error.problem, hint="vla finetune again with --overwrite") from error
     changed = any(not torch.equal(a, b) for a, b in zip(model.parameters(), full.parameters(), strict=True))
     if not changed:
         raise InputError(

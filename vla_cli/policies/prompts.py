@@ -8,6 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vla_cli.errors import InputError
+
+USUAL_LENGTH = 48
+"""Tokens of a prompt, beginning and newline included, that pi0 was trained with (openpi `pi0_config.py`,
+`max_token_len`; LeRobot's `tokenizer_max_length`). Both cut off what is longer; here nothing is cut."""
+
 
 class Prompts:
     """Instructions to token ids, exactly as transformers' `PI0Processor` lays them out.
@@ -18,20 +24,61 @@ class Prompts:
         tokenizer: a fast tokenizer with a beginning-of-sentence token.
         image_token_id: id that stands for one image patch.
         tokens_per_image: patches an image.
+        vocabulary: token ids that the model has embeddings of; None where that is not known.
     """
 
-    def __init__(self, tokenizer: Any, image_token_id: int, tokens_per_image: int) -> None:
+    def __init__(
+        self, tokenizer: Any, image_token_id: int, tokens_per_image: int, *, vocabulary: int | None = None
+    ) -> None:
         self.tokenizer = tokenizer
         self.image_token_id = image_token_id
         self.tokens_per_image = tokens_per_image
+        self.vocabulary = vocabulary
         self._cache: dict[str, list[int]] = {}
 
     def words(self, instruction: str) -> list[int]:
-        """Token ids of one instruction with bos and newline."""
+        """Token ids of one instruction with bos and newline.
+
+        Raises:
+            InputError: an id stands for a picture, or is none that the model has an embedding of.
+        """
         if instruction not in self._cache:
             text = f"{self.tokenizer.bos_token}{instruction}\n"
-            self._cache[instruction] = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+            ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+            self._check(instruction, ids)
+            self._cache[instruction] = ids
         return self._cache[instruction]
+
+    def _check(self, instruction: str, ids: Sequence[int]) -> None:
+        if self.image_token_id in ids:
+            raise InputError(
+                f"The instruction '{instruction}' holds the token that stands for a piece of a picture",
+                expected="words only",
+                hint='vla collect-ingest --instruction "..."',
+            )
+        if self.vocabulary is not None and max(ids) >= self.vocabulary:
+            raise InputError(
+                f"The tokenizer gives '{instruction}' the token {max(ids)}, but the base knows {self.vocabulary}",
+                expected="the base's own tokenizer",
+                hint="--tokenizer with that of the base (pi0's is that of google/paligemma-3b-pt-224)",
+            )
+
+    def beyond_usual(self, instructions: Sequence[str]) -> list[str]:
+        """A sentence where instructions are longer than any prompt that pi0 was trained with; else nothing.
+
+        Raises:
+            InputError: as for `words`.
+        """
+        lengths = {instruction: len(self.words(instruction)) for instruction in instructions}
+        longest = max(lengths, key=lambda text: lengths[text], default="")
+        if lengths.get(longest, 0) <= USUAL_LENGTH:
+            return []
+        count = sum(length > USUAL_LENGTH for length in lengths.values())
+        return [
+            f"{count} of {len(lengths)} instructions have more than {USUAL_LENGTH} tokens (the longest "
+            f"{lengths[longest]}: '{longest[:80]}...'). All of them are read here; pi0 was trained with at most "
+            f"{USUAL_LENGTH}, and openpi and LeRobot cut off the rest."
+        ]
 
     def unknown_words(self, instruction: str) -> list[str]:
         """Words of an instruction that the tokenizer cannot tell from any other unknown word."""

@@ -111,7 +111,7 @@ class Trainer:
             The last step's metrics, and the warnings at the end.
 
         Raises:
-            InputError: the loss stopped being finite.
+            InputError: the loss or its gradient stopped being finite.
         """
         first = self._restore()
         progress.start("fine-tuning", self.settings.steps)
@@ -154,12 +154,7 @@ class Trainer:
             penalties = hooks.penalties(step, samples, plain.item())
             loss = torch.cat(list(hooks.weigh(losses).values())).mean()
             loss = loss + sum(penalty.scaled for penalty in penalties.values())
-            if not torch.isfinite(loss):
-                raise InputError(
-                    f"The loss became {loss.item()} at step {step + 1}",
-                    expected="a finite loss",
-                    hint="a smaller --learning-rate, and look at stats.json for dimensions with a tiny std",
-                )
+            _check_finite("loss", loss.item(), step)
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()
             if "loss" not in row:
@@ -171,6 +166,8 @@ class Trainer:
         closure()
         hooks.wrap_gradient(step, samples, self.parameters, closure)
         row["grad_norm"] = float(nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.clip))
+        # else the next step's loss would tell, and after the last step nobody
+        _check_finite("gradient", row["grad_norm"], step)
         self.optimiser.step()
         return row
 
@@ -211,6 +208,20 @@ class Trainer:
         lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
         metrics.write_text("".join(lines[:done]), encoding="utf-8")
         return done
+
+
+def _check_finite(what: str, value: float, step: int) -> None:
+    """Refuse to go on with a loss, or with a gradient's norm, that is no number.
+
+    Raises:
+        InputError: it is not finite.
+    """
+    if not math.isfinite(value):
+        raise InputError(
+            f"The {what} became {value} at step {step + 1}",
+            expected=f"a finite {what}",
+            hint="a smaller --learning-rate, and look at stats.json for dimensions with a tiny std",
+        )
 
 
 def _checkpoint_step(path: Path) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from vla_cli.errors import InputError
-from vla_cli.policies.checkpoint import load_base
+from vla_cli.policies.checkpoint import load_model, locate_base
 from vla_cli.policies.flow_matching import prepare_images
 
 
@@ -16,19 +16,19 @@ def vision_features(base: str) -> tuple[Callable[[np.ndarray], np.ndarray], str]
     """Features of a base's frozen vision tower, and the base's digest.
 
     Args:
-        base: directory or hub id; it must carry its tokenizer, which is loaded with it.
+        base: directory or hub id.
 
     Returns:
         a function of pictures uint8 RGB [t, H, W, 3] to float64 [t, F], the tower's hidden states averaged over
         patches; and "sha256:..." of the base.
 
     Raises:
-        InputError: as for `checkpoint.load_base`; or the base has no vision tower.
+        InputError: as for `checkpoint.load_model`; or the base has no vision tower.
     """
     import torch
 
-    model, _, files = load_base(base)
-    core: Any = model
+    files = locate_base(base)
+    core: Any = load_model(files)
     towers = [module for name, module in core.named_modules() if name.endswith("vision_tower")]
     if not towers:
         raise InputError(f"Base '{base}' has no vision tower", expected="a VLA policy", hint="leave out --features")

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vla_cli.episode import Episode
+from vla_cli.episode import Episode, UnusableError, native_rate
 from vla_cli.errors import CheckFailed, ConfigError
 from vla_cli.quality import answers
 from vla_cli.quality import checks as compared
@@ -25,6 +25,7 @@ from vla_cli.quality import motion as moving
 from vla_cli.quality import pictures as seen
 from vla_cli.quality import spikes as course
 from vla_cli.quality.facts import SEVERITIES, EpisodeFacts, Finding, Motion, Severity, motion_of
+from vla_cli.quality.rates import at_one_rate
 
 __all__ = ["CHECKS", "Check", "EpisodeFacts", "Finding", "Motion", "examine", "gate", "judge", "motion_of"]
 MOST_NAMED = 3
@@ -82,6 +83,7 @@ def _frozen(e: Evidence) -> Iterator[Finding]:
 def _dropped(e: Evidence) -> Iterator[Finding]:
     for camera in e.episode.of_role("image"):
         yield from seen.dropped(e.episode.name, camera)
+    yield from moving.silent(e.episode)
 
 
 CHECKS: tuple[Check, ...] = (
@@ -96,7 +98,7 @@ CHECKS: tuple[Check, ...] = (
     Check(
         "dropped",
         "warning",
-        "holes in a camera's clock",
+        "holes in the clock of a camera or of a vector",
         "",
         seen.dropped,
         _dropped,
@@ -230,8 +232,11 @@ def examine(episode: Episode, motion: Motion | None = None) -> EpisodeFacts:
 
     Raises:
         ValueError: a picture cannot be decoded.
+        UnusableError: states and actions have less than two steps of time in common.
     """
     motion = motion or motion_of(episode)
+    if len(motion) < 2:
+        raise UnusableError("its states and actions overlap in time by less than two steps")
     evidence = Evidence(episode, motion, {s.name: seen.measure(s) for s in episode.of_role("image")})
     first, last = compared.moving_part(motion)
     return EpisodeFacts(
@@ -241,6 +246,7 @@ def examine(episode: Episode, motion: Motion | None = None) -> EpisodeFacts:
         frames=last - first + 1,
         seconds=float(motion.timestamps[last] - motion.timestamps[first]),
         rate_hz=motion.rate_hz,
+        rates={f"state/{s.name}": native_rate(s) for s in episode.of_role("state")},
         findings=[f for check in CHECKS if check.inspect for f in check.inspect(evidence)],
         suspects=[*course.spikes(episode), *moving.saturation(episode)],
         usual=course.top_steps(episode) | moving.limits(episode),
@@ -259,7 +265,8 @@ def examine(episode: Episode, motion: Motion | None = None) -> EpisodeFacts:
 def judge(facts: Sequence[EpisodeFacts]) -> list[Finding]:
     """Every finding of all episodes, by episode in their order (the whole set first), then in the order of `CHECKS`."""
     found = [f for fact in facts for f in fact.findings]
-    found += [f for check in CHECKS if check.compare for f in check.compare(facts)]
+    even = at_one_rate(facts)
+    found += [f for check in CHECKS if check.compare for f in check.compare(even)]
     places = {"": -1} | {fact.name: i for i, fact in enumerate(facts)}
     ranks = {check.name: i for i, check in enumerate(CHECKS)}
     return sorted(found, key=lambda f: (places[f.episode], ranks[f.check], f.stream))
@@ -332,6 +339,6 @@ def document(findings: Sequence[Finding], facts: Sequence[EpisodeFacts]) -> dict
             "end_speed": round(float(speed), 4),
             "lag": f.lag["lags"][int(np.argmax(f.lag["agreement"]))] if f.lag else None,
         }
-        for f, speed in zip(facts, compared.end_speeds(facts) if facts else [], strict=True)
+        for f, speed in zip(facts, compared.end_speeds(at_one_rate(facts)) if facts else [], strict=True)
     ]
     return {"checks": rows, "findings": [f.document() for f in findings], "episodes": episodes}

@@ -109,7 +109,8 @@ def duration(facts: Sequence[EpisodeFacts]) -> Iterator[Finding]:
                 severity="warning",
                 episode=fact.name,
                 value=slowness[i],
-                message=f"{fact.name}: {fact.frames} frames, {slowness[i]:.1f} times slower than the others.",
+                message=f"{fact.name}: {fact.frames} frames at {fact.rate_hz:.4g} Hz, {slowness[i]:.1f} times "
+                "slower than the others.",
             )
 
 
@@ -141,7 +142,7 @@ def _unlike(
         severity="warning",
         episode=fact.name,
         value=float(frames[0] / middle),
-        message=f"{fact.name}: {fact.frames} frames, {factor:.1f} times "
+        message=f"{fact.name}: {fact.frames} frames at {fact.rate_hz:.4g} Hz, {factor:.1f} times "
         f"{'longer' if frames[0] > middle else 'shorter'} than the usual {middle:.0f} of comparable episodes.",
     )
 
@@ -181,7 +182,7 @@ def usual_step(steps: np.ndarray) -> float:
 
 def duplicates(facts: Sequence[EpisodeFacts]) -> Iterator[Finding]:
     """Pairs that are one episode twice (`SAME_PATH`, `SAME_PICTURES`): they count double, and leak across a split."""
-    if len(facts) < 3 or len({np.shape(f.path) for f in facts}) != 1:
+    if len(facts) < 2 or len({np.shape(f.path) for f in facts}) != 1:
         return
     apart = _path_distances(np.array([f.path for f in facts], np.float64))
     seen = _picture_distances(facts)
@@ -336,13 +337,15 @@ def constant(facts: Sequence[EpisodeFacts]) -> Iterator[Finding]:
         if low == high:
             whole.append(name)
         elif count >= CONSTANT_SHARE * frames:
+            # on one side only, 1% and more of the frames move one of the two
+            same = "are" if count > 0.99 * frames else "are, or are nearly,"
             yield Finding(
                 check="constant",
                 severity="warning",
                 episode="",
                 value=count / frames,
                 message=f"{name} is {value:.4g} in {count} of {frames} frames and from {low:.4g} to {high:.4g} in the "
-                "others: its 1st and 99th percentile are the same, and normalised by them those few explode.",
+                f"others: its 1st and 99th percentile {same} the same, and normalised by them those few explode.",
             )
     if whole:
         yield Finding(

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from vla_cli.episode import Episode, Stream, native_rate
+from vla_cli.synchrony.stillness import moves
 
 Severity = Literal["info", "warning", "error"]
 SEVERITIES: tuple[Severity, ...] = ("info", "warning", "error")
@@ -26,8 +27,8 @@ LEAST_OTHERS = 4
 """With fewer others nothing is usual."""
 GRIPPER_WORDS = ("grip", "finger", "hand", "jaw", "claw")
 MOVE_SHARE, MOVE_FLOOR = 1e-3, 1e-4
-"""Of a state dimension's range, and in its own units: less is no move. As `IDLE_SHARE` and `IDLE_FLOOR` of
-`synchrony.synchronise`."""
+"""Of a state dimension's range, and in its own units: less is no move, over a step of `stillness.STEP_RATE`. As
+`IDLE_SHARE` and `IDLE_FLOOR` of `synchrony.synchronise`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,18 +108,28 @@ class Motion:
     def __len__(self) -> int:
         return len(self.timestamps)
 
+    def moved(self) -> np.ndarray:
+        """[T - 1] bool: whether anything moves on the way to the next frame (see `MOVE_SHARE`, `stillness.moves`).
+
+        Without a state, whether a command that is no gripper's is other than 0.
+        """
+        return np.asarray(self.steps() > 0 if self.state.shape[1] == 0 else self._alive().any(axis=1))
+
     def steps(self) -> np.ndarray:
         """[T - 1] how far each step goes: the largest change of any state dimension as a share of its range.
 
-        0 for less than a move (see `MOVE_SHARE`). Without a state, the largest command that is no gripper's.
+        0 for dimensions that do not move (see `moved`). Without a state, the largest command that is no gripper's.
         """
         if self.state.shape[1] == 0:
             arm = ~gripper_columns(self.actions, self.action_names)
             return np.abs(self.actions[:-1, arm]).max(axis=1, initial=0.0)
         spread = np.ptp(self.state, axis=0)
-        moved = np.abs(np.diff(self.state, axis=0))
-        moved[moved <= np.maximum(MOVE_SHARE * spread, MOVE_FLOOR)] = 0.0
-        return (moved / np.where(spread > 0, spread, 1.0)).max(axis=1, initial=0.0)
+        way = np.where(self._alive(), np.abs(np.diff(self.state, axis=0)), 0.0)
+        return (way / np.where(spread > 0, spread, 1.0)).max(axis=1, initial=0.0)
+
+    def _alive(self) -> np.ndarray:
+        least = np.maximum(MOVE_SHARE * np.ptp(self.state, axis=0), MOVE_FLOOR)
+        return moves(self.state, least, self.rate_hz)
 
 
 def motion_of(episode: Episode) -> Motion:
@@ -223,9 +234,10 @@ class EpisodeFacts:
         name, operator, instruction: as in the episode.
         frames, seconds: of the motion, from the first move to the last.
         rate_hz: of the motion.
+        rates: samples a second of each state stream, by "state/stream".
         findings: what the episode showed by itself.
         suspects: what it would be accused of by itself, to be compared with `usual` of all episodes.
-        usual: top step by state dimension, and end of the range by command.
+        usual: top step by state dimension ("state/stream/index"), and end of the range by command ("action/...").
         switches: commands that have two values at most here.
         state_names: one a dimension of `path`.
         path: `PATH_POINTS` states over time, evenly spaced from the first move to the last.
@@ -243,6 +255,7 @@ class EpisodeFacts:
     frames: int = 0
     seconds: float = 0.0
     rate_hz: float = 0.0
+    rates: dict[str, float] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     suspects: list[Suspect] = field(default_factory=list)
     usual: dict[str, float] = field(default_factory=dict)

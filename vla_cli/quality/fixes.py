@@ -28,6 +28,8 @@ from vla_cli.quality.spikes import glitches, mended
 
 FIXES = ("timestamps", "spikes", "chatter", "black", "frozen", "idle", "noop")
 """Every fix, by the name of the check whose findings it removes, in the order in which they are applied."""
+CUTS = ("black", "frozen", "idle", "noop")
+"""Those that take time out of an episode."""
 KEEP_IDLE = 3
 """Frames of a pause that stay: enough to see that the robot stood, far fewer than DROID's rule of 7."""
 LEAST_LEFT = 2
@@ -109,6 +111,15 @@ def repair(episode: Episode, findings: Sequence[Finding], fixes: Collection[str]
             cuts += found
     repaired = replace(episode, streams=_cut(episode.name, streams, _merged(cuts)))
     return repaired, {name: count for name, count in counts.items() if count}
+
+
+def settled(episode: Episode, findings: Sequence[Finding], fixes: Collection[str]) -> list[Finding]:
+    """Those findings on an episode that `repair` with these fixes does away with, each by itself.
+
+    Not every finding of a check that has a fix is: of spikes, jumps stay.
+    """
+    mine = [f for f in findings if f.episode == episode.name and f.check in fixes]
+    return [f for f in mine if repair(episode, [f], (f.check,))[1]]
 
 
 def _in_order(streams: Sequence[Stream]) -> tuple[list[Stream], int]:

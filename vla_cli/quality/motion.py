@@ -1,6 +1,7 @@
 """Checks on the numbers of one episode, and the figures of it that `checks` compares with other episodes'.
 
     timestamps  clocks that go backwards or stand still
+    silent      holes in the clocks of states and actions
     idle        standing still for long, within the episode
     noop        commands that do nothing
     saturation  commands at the end of their range
@@ -15,7 +16,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from vla_cli.episode import Episode, Stream
+from vla_cli.episode import Episode, Stream, median_rate
 from vla_cli.quality.facts import (
     Finding,
     Motion,
@@ -43,6 +44,9 @@ NOOP = 1e-4
 """Norm of a command, its gripper left out, that is none: OpenVLA's regenerate_libero_dataset.py, `is_noop`."""
 AT_LIMIT, SATURATED = 1e-3, 0.5
 """Of the limit: so near is at it; share of the frames there that is worth knowing: most of them."""
+SILENT_STEPS, SILENT_SECONDS = 3.0, 0.2
+"""A vector is silent when nothing comes for more than so many of its own periods (as `synchrony.clocks.GAP_STEPS`) and
+so many seconds: two steps at 10 Hz. Less is bridged without harm: an arm does not turn round in it."""
 CHATTER_SECONDS = 0.25
 """A gripper command undone within that time was not meant: a person's choice reaction takes at least as long (Welford,
 Reaction Times, 1980: 0.25 to 0.4 s)."""
@@ -72,6 +76,39 @@ def timestamps(episode: Episode) -> Iterator[Finding]:
         )
 
 
+def silent(episode: Episode) -> Iterator[Finding]:
+    """Holes in the clocks of states and actions (`SILENT_STEPS`, `SILENT_SECONDS`): what is there was not measured.
+
+    Not of one that is on a camera's clock, whose holes `pictures.dropped` tells. A command may be sent only when it
+    changes, so that of actions it is worth knowing only.
+    """
+    cameras = {np.asarray(s.timestamps, np.float64).tobytes() for s in episode.of_role("image")}
+    groups: dict[tuple[str, bytes], list[Stream]] = {}
+    for stream in (*episode.of_role("state"), *episode.of_role("action")):
+        clock = np.asarray(stream.timestamps, np.float64).tobytes()
+        if clock not in cameras:
+            groups.setdefault((stream.role, clock), []).append(stream)
+    for (role, _), streams in groups.items():
+        clock = streams[0].timestamps
+        steps = np.diff(clock)
+        holes = np.flatnonzero(steps > max(SILENT_SECONDS, SILENT_STEPS / (median_rate(clock) or np.inf)))
+        if not len(holes):
+            continue
+        names, total = ", ".join(s.name for s in streams), float(steps[holes].sum())
+        longest = float(steps[holes].max())
+        yield Finding(
+            check="dropped",
+            severity="warning" if role == "state" else "info",
+            episode=episode.name,
+            stream=streams[0].name,
+            frames=tuple((int(t), int(t) + 1) for t in holes),
+            seconds=tuple((float(clock[t]), float(clock[t + 1])) for t in holes),
+            value=total / max(float(clock[-1] - clock[0]), 1e-9),
+            message=f"{episode.name}: {role} {names} is silent {len(holes)} time(s), {longest:.2f} s at most "
+            f"and {total:.2f} s in all: what the dataset has there is held or blended, and was never measured.",
+        )
+
+
 def idle_runs(motion: Motion) -> tuple[tuple[int, int], ...]:
     """Stretches of standing still (see `IDLE_FRAMES`) between the first move and the last."""
     still = np.append(_still(motion), False)  # on the way to the next frame
@@ -88,7 +125,7 @@ def _still(motion: Motion) -> np.ndarray:
     """[T - 1] bool: neither the state nor the command changes on the way to the next frame."""
     spread = np.ptp(motion.actions, axis=0)
     steady = np.all(np.abs(np.diff(motion.actions, axis=0)) <= SAME_COMMAND * spread, axis=1)
-    return steady & (motion.steps() <= 0 if motion.state.shape[1] else True)
+    return steady & (~motion.moved() if motion.state.shape[1] else True)
 
 
 def idle(name: str, motion: Motion) -> Iterator[Finding]:
@@ -118,7 +155,7 @@ def noop_frames(motion: Motion) -> np.ndarray:
     if len(motion) < 3 or arm.shape[1] == 0:
         return np.zeros(len(motion), bool)
     kept = np.concatenate([[True], np.all(np.diff(motion.actions[:, gripper], axis=0) == 0, axis=1)])
-    still = np.append(motion.steps() <= 0, True)
+    still = np.append(~motion.moved(), True)
     none = (np.linalg.norm(arm, axis=1) < NOOP) & kept & still
     moving = np.flatnonzero(~none)
     if len(moving):
@@ -172,22 +209,22 @@ def saturation(episode: Episode) -> Iterator[Suspect]:
                 message=f"{episode.name}: command {names[i]} is at an end of its range (±{limit:.4g}) in "
                 f"{flags.mean():.0%} of the frames ({listed(stretches(flags))}).",
             )
-            yield Suspect(finding=finding, column=f"{stream.name}/{i}", figure=limit)
+            yield Suspect(finding=finding, column=f"action/{stream.name}/{i}", figure=limit)
 
 
 def limits(episode: Episode) -> dict[str, float]:
-    """Largest size of each command, "stream/index"."""
+    """Largest size of each command, "action/stream/index"."""
     return {
-        f"{s.name}/{i}": limit_of(column)
+        f"action/{s.name}/{i}": limit_of(column)
         for s in episode.of_role("action")
         for i, column in enumerate(np.asarray(s.values, np.float64).T)
     }
 
 
 def switches(episode: Episode) -> list[str]:
-    """Commands, "stream/index", that have two values at most."""
+    """Commands, "action/stream/index", that have two values at most."""
     actions = episode.of_role("action")
-    return [f"{s.name}/{i}" for s in actions for i, c in enumerate(s.values.T) if len(np.unique(c)) <= 2]
+    return [f"action/{s.name}/{i}" for s in actions for i, c in enumerate(s.values.T) if len(np.unique(c)) <= 2]
 
 
 def pulses(column: np.ndarray, rate_hz: float) -> np.ndarray:

@@ -147,7 +147,11 @@ def _blank(facts: PictureFacts) -> np.ndarray:
 
 
 def frozen(name: str, camera: Stream, facts: PictureFacts, motion: Motion) -> Iterator[Finding]:
-    """The same picture again (`SAME_SHARE`) while the arm moves (`MOVING_SHARE`), in rows of `REPEATS` or more."""
+    """The same picture again (`SAME_SHARE`) while the arm moves (`MOVING_SHARE`), in rows of `REPEATS` or more.
+
+    A camera that is slower than the loop that records it repeats each picture: that is told, and is no fault. Of such a
+    one rows count that lose `REPEATS` of its own pictures.
+    """
     usual = facts.change[1:][np.isfinite(facts.change[1:]) & (facts.change[1:] > 0)]
     if not len(usual) and len(facts.change) < 3:
         return
@@ -156,6 +160,10 @@ def frozen(name: str, camera: Stream, facts: PictureFacts, motion: Motion) -> It
     moves = _moves(motion, camera.timestamps)
     # the arm must move in the greater part of a stretch, not just in its first picture
     spans = tuple((a, b) for a, b in spans if moves[a : b + 1].mean() > 0.5)
+    every = _usual_interval(same)
+    if every > REPEATS:
+        yield _slow(name, camera, every)
+        spans = tuple((a, b) for a, b in spans if b - a + 1 >= every * (REPEATS + 1) - 1)
     if not spans:
         return
     share, longest = length(spans) / len(camera), max(b - a + 1 for a, b in spans)
@@ -169,6 +177,25 @@ def frozen(name: str, camera: Stream, facts: PictureFacts, motion: Motion) -> It
         value=share,
         message=f"{name}: camera {camera.name} repeats the picture before while the arm moves, in "
         f"{listed(spans, 'pictures')} ({length(spans)} of {len(camera)}).",
+    )
+
+
+def _usual_interval(same: np.ndarray) -> int:
+    """How many steps it usually takes until there is another picture, from [T] whether one is that before it."""
+    new = np.flatnonzero(~same)
+    return max(1, int(np.median(np.diff(new)))) if len(new) > MOMENTS else 1
+
+
+def _slow(name: str, camera: Stream, every: int) -> Finding:
+    rate = median_rate(camera.timestamps) / every
+    return Finding(
+        check="frozen",
+        severity="info",
+        episode=name,
+        stream=camera.name,
+        value=1 - 1 / every,
+        message=f"{name}: camera {camera.name} has another picture at every {every} steps only, about {rate:.3g} a "
+        f"second: it is slower than what recorded it (vla preprocess --rate {rate:.3g} leaves the repeats out).",
     )
 
 

@@ -8,7 +8,7 @@ Each function is one check; its thresholds stand above it, with where they come 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
@@ -35,6 +35,8 @@ SPIKE_RANGE = 0.25
 deviation is about that much), and simulators have them when they begin."""
 TOP = 75.0
 """Percentile of a dimension's moving steps that stands for its usual top step; a few glitches do not move it."""
+TURNS = (2 * np.pi, 360.0)
+"""A full turn, in radians and degrees."""
 SHAKES, SHAKE = 4, 0.5
 """Reversals in a row, each step above that share of the usual top step. The hand's own tremor is far smaller, and a
 person's corrections take more than a frame each (voluntary movement stays below about 5 Hz)."""
@@ -118,18 +120,24 @@ def spikes(episode: Episode) -> Iterator[Suspect]:
                     seconds=times(spans, stream.timestamps),
                     value=largest,
                     message=f"{episode.name}: state {names[i]} {kind} in {listed(spans)}: by {largest:.3g} within one "
-                    "step.",
+                    f"step{_wraps([abs(float(steps[t - 1])) for t in found])}.",
                 )
-                yield Suspect(finding=finding, column=f"{stream.name}/{i}", figure=largest / factor)
+                yield Suspect(finding=finding, column=f"state/{stream.name}/{i}", figure=largest / factor)
+
+
+def _wraps(sizes: Sequence[float]) -> str:
+    """What to say where every step is about a full turn."""
+    turned = any(all(abs(size - turn) < 0.1 * turn for size in sizes) for turn in TURNS)
+    return ", a full turn: the angle wraps, and to a policy that is a jump" if turned else ""
 
 
 def top_steps(episode: Episode) -> dict[str, float]:
-    """Usual top step of each state dimension, "stream/index", glitches left out."""
+    """Usual top step of each state dimension, "state/stream/index", glitches left out."""
     found = {}
     for stream in episode.of_role("state"):
         for i, column in enumerate(np.asarray(stream.values, np.float64).T):
             off = {u for t in glitches(column) for u in (t - 1, t)} if not is_switch(column) else set()
-            found[f"{stream.name}/{i}"] = top_step(np.diff(column), tuple(off))
+            found[f"state/{stream.name}/{i}"] = top_step(np.diff(column), tuple(off))
     return found
 
 

@@ -27,6 +27,8 @@ VERBS = (
     ("pick up", "grab", "lift", "take"),
 )
 """Openings that mean the same."""
+_PARTICLES = frozenset({"aside", "away", "back", "down", "me", "off", "on", "out", "over", "together", "up", "us"})
+"""After these an opening means something else: "take off the lid", "bring me the cup"."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +118,10 @@ def synonyms(instruction: str) -> list[str]:
     >>> synonyms("grab the cup")
     ['pick up the cup', 'lift the cup', 'take the cup']
     """
+    lower = instruction.casefold()
     for group in VERBS:
         for verb in group:
-            if instruction.startswith(verb + " "):
-                return [other + instruction[len(verb) :] for other in group if other != verb]
+            if lower.startswith(verb + " ") and not _PARTICLES.intersection(lower[len(verb) :].split()[:1]):
+                others = [other + instruction[len(verb) :] for other in group if other != verb]
+                return [text[0].upper() + text[1:] for text in others] if instruction[0].isupper() else others
     return []

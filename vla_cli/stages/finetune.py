@@ -22,7 +22,7 @@ from vla_cli.language.alternatives import FILE_NAME as ALTERNATIVES
 from vla_cli.language.alternatives import Alternative, document, load_alternatives
 from vla_cli.matching import Base, adapted_spec, plain_guidance, replay_differs
 from vla_cli.policies.adaptation import Layout, count_parameters, estimate, make_trainable, save_trained
-from vla_cli.policies.checkpoint import BaseFiles, load_base, load_config, locate_base, locate_tokenizer
+from vla_cli.policies.checkpoint import BaseFiles, load_base, load_config, load_prompts, locate_base, locate_tokenizer
 from vla_cli.policies.competence import ENOUGH, measure_competence
 from vla_cli.policies.flow import FlowPolicy, pick_device, set_threads
 from vla_cli.policies.response import choose_guidance, measure_response
@@ -148,6 +148,7 @@ def _prepare(config: FinetuneConfig) -> Plan:
     Windows(dataset.split("train"), dataset.cameras, base.chunk_size)  # refused before any weight is loaded
     spec = adapted_spec(dataset, base, recipe, kind=_kind(recipe), tokenizer=config.tokenizer, warnings=warnings)
     spec = replace(spec, tokenizer_digest=digest_tokenizer(locate_tokenizer(files, spec.tokenizer)))
+    prompts = load_prompts(files, spec.tokenizer)  # refused before any weight is loaded, and where none is trained
     instructions = sorted({text for d in dataset.split("train") for text in d.instructions})
     if not instructions:
         warnings.append(
@@ -155,6 +156,7 @@ def _prepare(config: FinetuneConfig) -> Plan:
             "vla collect-ingest --instruction states one."
         )
     alternatives = load_alternatives(config.alternatives) if config.alternatives else []
+    warnings += prompts.beyond_usual([*instructions, *(alternative.instruction for alternative in alternatives)])
     request = {
         **config.request(),
         "alternatives": document(alternatives),
@@ -171,7 +173,7 @@ def _prepare(config: FinetuneConfig) -> Plan:
     given = {"replay": config.replay is not None, "alternatives": bool(alternatives)}
     fed_otherwise = base.own is not None and spec.statistics_from != "base"
     methods, left_out = _methods(config, recipe, given, fed_otherwise=fed_otherwise)
-    used = _uses(recipe, methods, files, spec)
+    used = _uses(recipe, methods, files, spec, fed_otherwise=fed_otherwise)
     warnings += [
         f"--{name} is given, but recipe '{recipe.name}' does not use it."
         for name, there in given.items()
@@ -213,12 +215,14 @@ def _methods(
     return methods, left_out
 
 
-def _uses(recipe: Recipe, methods: dict[str, Method], files: BaseFiles, spec: PolicySpec) -> set[str]:
+def _uses(
+    recipe: Recipe, methods: dict[str, Method], files: BaseFiles, spec: PolicySpec, *, fed_otherwise: bool
+) -> set[str]:
     """What of "replay" and "alternatives" can change the adapter."""
     used = {need for method in methods.values() for need in method.needs()}
     if recipe.calibrate and spec.statistics_from == "base" and not (files.directory / DOMAIN).is_file():
         used.add("replay")
-    if recipe.guidance.get("weight") == AUTO:
+    if _measures_guidance(recipe, fed_otherwise=fed_otherwise):
         used.add("alternatives")
     return used
 
@@ -226,8 +230,14 @@ def _uses(recipe: Recipe, methods: dict[str, Method], files: BaseFiles, spec: Po
 def _of_no_use(prepared: Plan) -> list[str]:
     """What was given for the training of weights alone, and so is of no use where none are trained."""
     given = {"replay": prepared.config.replay is not None, "alternatives": bool(prepared.alternatives)}
-    anyway = _uses(prepared.recipe, {}, prepared.files, prepared.spec) - {"alternatives"}
+    # of a frozen base no guidance is measured
+    anyway = _uses(prepared.recipe, {}, prepared.files, prepared.spec, fed_otherwise=True)
     return [name for name, there in given.items() if there and name in prepared.used - anyway]
+
+
+def _measures_guidance(recipe: Recipe, *, fed_otherwise: bool) -> bool:
+    """Whether a weight of guidance is to be measured, which takes trained weights and a base to compare with."""
+    return recipe.trains and recipe.guidance.get("weight") == AUTO and not fed_otherwise
 
 
 def _base(files: BaseFiles) -> Base:
@@ -333,8 +343,8 @@ def _train_heads(prepared: Plan) -> bool:
 
 def _keeps_the_base(prepared: Plan) -> bool:
     """Whether the frozen base stays in memory beside the policy that trains."""
-    measured = prepared.recipe.guidance.get("weight") == AUTO and bool(prepared.alternatives)
-    return prepared.recipe.trains and (measured or any(method.keeps_base for method in prepared.methods.values()))
+    asked = _measures_guidance(prepared.recipe, fed_otherwise=prepared.fed_otherwise) and bool(prepared.alternatives)
+    return prepared.recipe.trains and (asked or any(method.keeps_base for method in prepared.methods.values()))
 
 
 def _check_words(prepared: Plan, policy: FlowPolicy, hooks: Composition, record: RunRecord, progress: Progress) -> None:

@@ -19,15 +19,15 @@ from typing import Any
 import numpy as np
 
 from vla_cli.agreement import Agreement, agree
-from vla_cli.configs import PreprocessConfig, parse_indices
+from vla_cli.configs import PreprocessConfig, parse_indices, parse_statistics
 from vla_cli.conversion import QUARANTINE
 from vla_cli.dataset import load_pictures, save_quality, save_splits
 from vla_cli.dataset_page import page
 from vla_cli.dataset_page.judgement import standing, verdict
 from vla_cli.dataset_page.tracks import contact_sheet, sheet_episodes
 from vla_cli.dataset_passes import Seen, Written, look, nothing_left, parse_latencies, split, write
-from vla_cli.dataset_warnings import dataset_warnings, wide_plan
-from vla_cli.episode import Skipped, Stream, load_headers, read_manifest
+from vla_cli.dataset_warnings import CHECK, as_findings, dataset_warnings, wide_plan
+from vla_cli.episode import Episode, Skipped, Stream, load_headers, read_manifest
 from vla_cli.errors import CheckFailed, ConfigError, InputError
 from vla_cli.facts import merge
 from vla_cli.files import building, check_output, check_resumable, is_complete, read_json, write_json, write_text
@@ -54,10 +54,11 @@ from vla_cli.study import (
     preflight_rows,
     quality,
     save_alternatives,
+    standing_findings,
 )
 from vla_cli.synchrony.actions import check_actions, check_gripper
 from vla_cli.synchrony.clocks import delayed
-from vla_cli.synchrony.synchronise import check_choices
+from vla_cli.synchrony.synchronise import check_choices, dimension_names
 
 STAGE = "preprocess"
 REPORT = "report.html"
@@ -115,8 +116,10 @@ def run(config: PreprocessConfig, progress: Progress = SILENT) -> dict[str, Any]
         save_splits(statistics, train, valid, partial)
         save_fingerprint(seen.fingerprint, partial)
         study = _study(config, agreed, seen, written, (train, valid), record, prepared.base, statistics)
-        study_findings = _tell(config, study, record, lexicon, partial)
-        for message in [*agreed.warnings, *dataset_warnings(config, study, statistics, seen.worlds)]:
+        worlds = [seen.worlds[row["name"]] for row in agreed.rows]
+        messages = [*agreed.warnings, *dataset_warnings(config, study, worlds)]
+        study_findings = _tell(config, study, record, lexicon, partial, messages)
+        for message in messages:
             record.warn(message)
             progress.note(message)
         _show(study, study_findings, progress)
@@ -124,6 +127,14 @@ def run(config: PreprocessConfig, progress: Progress = SILENT) -> dict[str, Any]
     if config.strict:
         _fail_if_strict(record, study_findings)
     return _summary(record.document(), config.out)
+
+
+def _described(config: PreprocessConfig) -> dict[str, Any]:
+    """Digests of the files that are read beside the episodes: `--resume` must not go on with others of their names."""
+    named = None if config.stats_from in (None, "base") else parse_statistics(config.stats_from)
+    found = {"phrasings": config.phrasings, "statistics": named[0] if named else None}
+    # a folder may be a base of many gigabytes
+    return {key: describe_input(path) for key, path in found.items() if path is not None and path.is_file()}
 
 
 def _compare(config: PreprocessConfig, progress: Progress) -> dict[str, Any]:
@@ -139,6 +150,9 @@ def _compare(config: PreprocessConfig, progress: Progress) -> dict[str, Any]:
             expected="pictures of the same cameras, as they give them",
         ) from None
     sentences = [camera.sentence for camera in found.cameras]
+    sentences += [
+        f"Camera {name}: no pictures of it were given, so that nothing is known of it." for name in found.unseen
+    ]
     for sentence in sentences:
         progress.note(sentence)
     for camera in found.cameras:
@@ -223,9 +237,31 @@ def _prepare(config: PreprocessConfig) -> _Prepared:
         derived = key == "action_dim" and config.actions == "next-state"  # then the width is the state's
         if getattr(config, dims) is not None and not derived:
             parse_indices(getattr(config, dims), agreed.rows[0][key], f"--{dims.replace('_', '-')}")
-    request = {**config.request(), "input": describe_input(config.episodes)}
+    base = _base(config)
+    if base is not None and config.stats_from is not None:
+        _check_kept(config, agreed, headers(agreed.rows[0]["file"]), base)
+    request = {**config.request(), "input": describe_input(config.episodes), **_described(config)}
     check_resumable(config.out, request, resume=config.resume)
-    return _Prepared(len(rows), agreed, load_lexicon(config.phrasings), _base(config), request)
+    return _Prepared(len(rows), agreed, load_lexicon(config.phrasings), base, request)
+
+
+def _check_kept(config: PreprocessConfig, agreed: Agreement, headers: Sequence[Stream], base: Imported) -> None:
+    """Refuse statistics that are to be kept and are of other dimensions, by the headers of an episode.
+
+    Raises:
+        ConfigError: they are.
+    """
+    episode = agreed.in_order(Episode("", list(headers), []))
+    states = episode.of_role("state")
+    actions = states if config.actions == "next-state" else episode.of_role("action")
+    for vector, streams, dims, theirs in (
+        ("state", states, config.state_dims, base.state),
+        ("action", actions, config.action_dims, base.actions),
+    ):
+        names = dimension_names(streams)
+        picked = parse_indices(dims, len(names), f"--{vector}-dims") if dims else range(len(names))
+        if theirs is not None:
+            _frozen(base, theirs, [names[i] for i in picked], vector)
 
 
 def _check_streams(config: PreprocessConfig, agreed: Agreement, headers: Callable[[str], Sequence[Stream]]) -> None:
@@ -337,7 +373,7 @@ def _study(
         train=split[0],
         valid=split[1],
         facts=seen.facts,
-        findings=seen.findings,
+        findings=standing_findings(seen.findings, written.mended, [e.name for e in written.episodes]),
         cameras=agreed.cameras,
         fingerprint=_shown(seen.fingerprint),
         conventions=merge(seen.streams),
@@ -357,9 +393,14 @@ def _study(
 
 
 def _tell(
-    config: PreprocessConfig, study: Study, record: RunRecord, lexicon: Lexicon, partial: Path
+    config: PreprocessConfig,
+    study: Study,
+    record: RunRecord,
+    lexicon: Lexicon,
+    partial: Path,
+    messages: Sequence[str],
 ) -> Sequence[Mapping[str, Any]]:
-    """Write every document about the dataset; returns all findings."""
+    """Write every document about the dataset; returns all findings, `messages` about the whole among them."""
     words = lint_study(study, lexicon)
     told = instructions(study, words, lexicon, config.seed)
     save_quality(quality(study), partial)
@@ -368,7 +409,8 @@ def _tell(
     _complete_record(record, study)
     record.facts |= {"alternatives": alternatives}
     facts = {"cameras": ", ".join(record.facts["cameras"]), "train": len(study.train), "valid": len(study.valid)}
-    document = page_of(study, words, told, contact_sheet(_sheet_rows(study, partial)), facts)
+    sheet = contact_sheet(_sheet_rows(study, partial))
+    document = page_of(study, words, told, sheet, facts, as_findings(messages))
     found = verdict(document)
     record.facts |= {"verdict": found.sentence, "verdict_reasons": list(found.reasons)}
     findings = list(standing(document))
@@ -402,7 +444,7 @@ def _show(study: Study, findings: Sequence[Mapping[str, Any]], progress: Progres
         [f["severity"], f["check"], f.get("episode") or ", ".join(list(f.get("episodes") or [])[:3]), f["message"]]
         for severity in order
         for f in findings
-        if f["severity"] == severity
+        if f["severity"] == severity and f["check"] != CHECK  # those are told as sentences
     ]
     if rows:
         progress.table("Findings", ["", "check", "episode", "what"], rows[:20])

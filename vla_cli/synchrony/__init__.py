@@ -5,5 +5,6 @@ resample     a stream at other ticks, by what its dimensions are
 dimensions   which of them are a gripper, which a rotation
 rotations    quaternions, axis-angle, Euler angles, and the arithmetic of them
 actions      absolute, changes, or the next state
+stillness    whether anything moves, at any rate
 latency      how late the pictures are, estimated from motion
 """

@@ -34,6 +34,9 @@ from vla_cli.synchrony.rotations import from_rotation, to_rotation
 
 Actions = Literal["as-recorded", "absolute", "delta", "next-state"]
 CHOICES: tuple[str, ...] = ("as-recorded", "absolute", "delta", "next-state")
+SCALES = (1.0, 100.0, 255.0)
+"""Values of a gripper that is open all the way: shares, percent, eight bits."""
+SCALE_ERROR = 0.05  # of a scale: a sensor of [0, 1] may be a little below 0
 _SET = "vla collect-ingest SOURCE --out EPISODES --overwrite --set"
 
 
@@ -173,41 +176,67 @@ def base_of(action: Stream, states: Sequence[Stream]) -> Base:
     return Base(np.concatenate(plain, axis=1), rotations)
 
 
-def lowest_gripper(streams: Iterable[Stream]) -> dict[str, float]:
-    """The lowest value of each gripper: "role/stream" to value, to be taken over all episodes (see `close_high`)."""
+def gripper_ranges(streams: Iterable[Stream]) -> dict[str, tuple[float, float]]:
+    """Lowest and highest value of each gripper: by "role/stream", to be taken over all episodes (see `close_high`)."""
     found = {}
     for stream in streams:
         columns = list(parts_of(stream).grippers) if stream.role in ("state", "action") else []
         if columns and stated(stream, "gripper") == "open-high":
-            found[f"{stream.role}/{stream.name}"] = float(np.min(stream.values[:, columns]))
+            found[f"{stream.role}/{stream.name}"] = _range(stream, columns)
     return found
 
 
-def close_high(stream: Stream, lowest: Mapping[str, float]) -> tuple[Stream, list[str]]:
+def close_high(stream: Stream, ranges: Mapping[str, tuple[float, float]]) -> tuple[Stream, list[str]]:
     """A stream whose gripper is low when open and high when closed, as the embedded base has it, and a note.
 
-    One that is high when open is mirrored within its range: [0, 1] becomes 1 - v, and [-1, 1] becomes -v. Widths and
-    joints are left: they are measures and not commands.
+    One that is high when open is mirrored within its range: [0, 1] becomes 1 - v, [-1, 1] becomes -v, [0, 100] becomes
+    100 - v (see `SCALES`). Widths and joints are left: they are measures and not commands.
 
     Args:
         stream: a vector stream.
-        lowest: from `lowest_gripper` over all episodes, so that an episode in which the gripper never moves is mirrored
-            like the others; without an entry, the stream's own lowest value tells.
+        ranges: from `gripper_ranges` over all episodes, so that an episode in which the gripper never moves is mirrored
+            like the others; without an entry, the stream's own values tell.
 
     Raises:
         ConfigError: the stream has a gripper and nobody has stated which way it opens.
+        UnusableError: other episodes show which dimension the gripper is, and this one does not.
     """
     check_gripper(stream)
-    columns = list(parts_of(stream).grippers)
-    if stated(stream, "gripper") != "open-high" or not columns:
+    columns, key = list(parts_of(stream).grippers), f"{stream.role}/{stream.name}"
+    if stated(stream, "gripper") != "open-high":
         return stream, []
-    low = lowest.get(f"{stream.role}/{stream.name}", float(np.min(stream.values[:, columns])))
-    # -0.05: a sensor of [0, 1] may be a little below 0.
-    total = 0.0 if low < -0.05 else 1.0
+    if not columns and key in ranges:
+        raise UnusableError(f"{_unseen_gripper(stream)}, as in other episodes, so that it is not mirrored like theirs")
+    if not columns:
+        return stream, []
+    total = _mirror(*ranges.get(key, _range(stream, columns)))
     values = np.array(stream.values)
     values[:, columns] = total - values[:, columns]
-    note = f"{label(stream)}: its gripper is mirrored ({'1 - v' if total else '-v'}), so that it is high when closed"
+    how = f"{total:g} - v" if total else "-v"
+    note = f"{label(stream)}: its gripper is mirrored ({how}), so that it is high when closed"
     return replace(stream, values=values, attributes={**stream.attributes, "gripper": "open-low"}), [note]
+
+
+def _unseen_gripper(stream: Stream) -> str:
+    return (
+        f"{label(stream)} does not show which of its {stream.values.shape[1]} dimensions is the gripper: none is named "
+        "so or has two values"
+    )
+
+
+def _range(stream: Stream, columns: list[int]) -> tuple[float, float]:
+    values = stream.values[:, columns]
+    return float(np.min(values)), float(np.max(values))
+
+
+def _mirror(low: float, high: float) -> float:
+    """What a gripper of that range is subtracted from; its own two ends change places where no scale is known."""
+    scale = next((one for one in SCALES if high <= (1 + SCALE_ERROR) * one), None)
+    if scale is None:
+        return low + high
+    if low < -SCALE_ERROR * scale:
+        return 0.0
+    return scale if scale == 1.0 or high > scale / 2 else low + high
 
 
 def check_gripper(stream: Stream) -> None:
@@ -236,6 +265,7 @@ def check_actions(action: Stream, wanted: str) -> None:
 
     Raises:
         ConfigError: something is not stated, or the action is none that can be converted.
+        UnusableError: its gripper, though stated, does not show in this episode.
     """
     if wanted in ("absolute", "delta") and _is_movable(action) and stated(action, "mode") != wanted:
         _check_stated(action, wanted)
@@ -269,7 +299,7 @@ def _check_stated(action: Stream, wanted: str) -> None:
             hint="--actions next-state, or --actions as-recorded",
         )
     unknown = [key for key in ("mode", "rotation", "units") if stated(action, key) == UNKNOWN]
-    unknown += [] if knows_gripper(action) else ["gripper"]
+    unknown += ["gripper"] if stated(action, "gripper") == UNKNOWN and not knows_gripper(action) else []
     if unknown:
         values = {"mode": "delta", "rotation": "axis-angle", "units": '"m, rad"', "gripper": "open-high"}
         hints = " ".join(f"--set {action.name}.{key}={values[key]}" for key in unknown)
@@ -279,6 +309,10 @@ def _check_stated(action: Stream, wanted: str) -> None:
             expected=f"stated conventions: {'; '.join(_values(key) for key in unknown)}",
             hint=f"{_SET.removesuffix(' --set')} {hints}",
         )
+    if not knows_gripper(action):
+        if len(action) == 0:
+            return  # a header: the steps will show it
+        raise UnusableError(_unseen_gripper(action) + f", so that it is not made {wanted}")
     notes = parts_of(action).notes
     if notes:
         raise ConfigError(f"{option}: {notes[0]}", expected="an action whose rotation can be composed")

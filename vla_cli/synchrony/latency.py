@@ -146,6 +146,8 @@ def align(
     lags = np.arange(-int(np.ceil(longest / step)), int(np.ceil(longest / step)) + 1)
     one, other = (seen[0], _compressed(seen[1])), (moving[0], _compressed(moving[1]))
     scores, shares = np.array([_correlation(one, other, lag * step, step) for lag in lags]).T
+    if shares.max() <= 0:
+        return _nothing(f"pictures and state go on together for fewer than {_FEWEST_STEPS} steps")
     # Fisher's z times the root of the overlap: a high correlation over a short overlap is often chance.
     weights = np.arctanh(np.clip(scores, -0.999, 0.999)) * np.sqrt(shares)
     best = int(np.argmax(weights))

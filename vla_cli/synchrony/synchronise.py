@@ -32,10 +32,11 @@ from vla_cli.synchrony.clocks import ClockFault, clock_faults, control_ticks, de
 from vla_cli.synchrony.clocks import clean_rate as clean_rate
 from vla_cli.synchrony.dimensions import knows_gripper, parts_of, stated
 from vla_cli.synchrony.resample import continuous, hold, sample_action, sample_state
+from vla_cli.synchrony.stillness import STEP_RATE
 
 IDLE_SHARE = 1e-3  # of a state dimension's range in the episode: less is no move
 IDLE_FLOOR = 1e-4  # in the log's own units: less is no move
-IDLE_RATE = 10.0  # Hz; changes are judged over a step of this rate, for at a high one every single step is small
+IDLE_RATE = STEP_RATE  # Hz; changes are judged over a step of this rate, for at a high one every single step is small
 KEEP_HEAD, KEEP_TAIL = 1, 2  # idle frames kept on either side of the motion
 GRIPPERS = ("as-recorded", "normalise")
 
@@ -54,7 +55,7 @@ class SyncOptions:
         latency: stream or role ("camera", "state", "action") to the seconds by which its time stamps are late.
         actions: one of `actions.CHOICES`: as recorded, or made absolute, changes against the state, or the next state.
         gripper: "as-recorded", or "normalise": low when open, high when closed.
-        lowest_gripper: see `actions.lowest_gripper`; for "normalise".
+        gripper_ranges: see `actions.gripper_ranges`; for "normalise".
     """
 
     rate: float
@@ -66,7 +67,7 @@ class SyncOptions:
     latency: Mapping[str, float] = field(default_factory=dict)
     actions: str = "as-recorded"
     gripper: str = "as-recorded"
-    lowest_gripper: Mapping[str, float] = field(default_factory=dict)
+    gripper_ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass
@@ -159,11 +160,15 @@ def _synchronise(episode: Episode, options: SyncOptions) -> Synchronised:
     kept = slice(start, stop)
     indices = {stream.name: hold(stream.timestamps, ticks[kept]) for stream in sampled.images}
     picks = _pick(state, options.state_dims, "--state-dims"), _pick(action, options.action_dims, "--action-dims")
+    names = (
+        [dimension_names(sampled.states)[i] for i in picks[0]],
+        [dimension_names(sampled.actions)[i] for i in picks[1]],
+    )
     demonstration = Demonstration(
         name=episode.name,
         images={s.name: _frames(s, indices[s.name], options.image_size) for s in sampled.images},
-        state=state[kept, picks[0]].astype(np.float32),
-        actions=action[kept, picks[1]].astype(np.float32),
+        state=_single("state", state[kept, picks[0]], names[0]),
+        actions=_single("action", action[kept, picks[1]], names[1]),
         instructions=list(episode.instructions),
         operator=episode.operator,
     )
@@ -171,8 +176,8 @@ def _synchronise(episode: Episode, options: SyncOptions) -> Synchronised:
     modes = {stated(stream, "mode") for stream in sampled.actions}
     return Synchronised(
         demonstration,
-        state_names=[_names(sampled.states)[i] for i in picks[0]],
-        action_names=[_names(sampled.actions)[i] for i in picks[1]],
+        state_names=names[0],
+        action_names=names[1],
         idle_head=start,
         idle_tail=len(ticks) - stop,
         gaps=max(gaps.values(), default=0),
@@ -308,21 +313,38 @@ def _sample(streams: _Streams, ticks: np.ndarray, rate: float) -> tuple[_Streams
 
 def _as_wanted(streams: _Streams, options: SyncOptions) -> tuple[_Streams, list[str]]:
     """The vectors with the actions and the gripper that the options ask for."""
-    actions, notes = convert_actions(streams.actions, streams.states, options.actions)
-    if options.gripper == "as-recorded":
-        return _Streams(streams.images, streams.states, actions), notes
-    closed: list[list[Stream]] = []
-    for group in (streams.states, actions):
-        closed.append([])
-        for stream in group:
-            found, made = close_high(stream, options.lowest_gripper)
-            closed[-1].append(found)
-            notes.extend(made)
-    return _Streams(streams.images, closed[0], closed[1]), notes
+    states, actions, closed = streams.states, streams.actions, []
+    if options.gripper == "normalise":
+        # before the conversion, so that next states are those of the dataset
+        states, closed = _closed(states, options)
+        if options.actions != "next-state":  # then the recorded actions are not used
+            actions, more = _closed(actions, options)
+            closed += more
+    actions, notes = convert_actions(actions, states, options.actions)
+    return _Streams(streams.images, states, actions), [*notes, *closed]
+
+
+def _closed(streams: Sequence[Stream], options: SyncOptions) -> tuple[list[Stream], list[str]]:
+    found = [close_high(stream, options.gripper_ranges) for stream in streams]
+    return [stream for stream, _ in found], [note for _, notes in found for note in notes]
 
 
 def _joined(streams: list[Stream], ticks: np.ndarray) -> np.ndarray:
     return np.concatenate([np.zeros((len(ticks), 0)), *(stream.values for stream in streams)], axis=1)
+
+
+def _single(vector: str, values: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """As float32; raises UnusableError for what that does not hold (such as the largest float64, for "no reading")."""
+    with np.errstate(over="ignore"):
+        found = values.astype(np.float32)
+    bad = np.argwhere(~np.isfinite(found))
+    if len(bad):
+        row, column = bad[0]
+        raise UnusableError(
+            f"its {vector} {names[column]} is {values[row, column]:.4g}, which float32 cannot hold "
+            f"({len(bad)} such value(s))"
+        )
+    return found
 
 
 def _frames(stream: Stream, indices: np.ndarray, size: int | None) -> np.ndarray:
@@ -358,7 +380,7 @@ def _pick(values: np.ndarray, dims: str | None, option: str) -> list[int]:
     return list(range(width)) if dims is None else parse_indices(dims, width, option)
 
 
-def _names(streams: list[Stream]) -> list[str]:
+def dimension_names(streams: Sequence[Stream]) -> list[str]:
     """One name a dimension of the concatenation: the log's own (after the stream's, if several), or stream[i]."""
     found: list[str] = []
     for stream in streams:
