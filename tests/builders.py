@@ -2,6 +2,8 @@
 
 import json
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -55,6 +57,14 @@ class InterruptAfter(Progress):
         self.left -= steps
         if self.left <= 0:
             raise KeyboardInterrupt
+
+
+@contextmanager
+def short_episodes() -> Iterator[None]:
+    """Tabletop episodes of three chunks: enough for what is asked and written, not for what policies do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vla_cli.worlds.tabletop.environment.EPISODE_STEPS", 12)
+        yield
 
 
 def motion(steps: int, seed: int = 0, size: int = 12) -> dict[str, np.ndarray]:

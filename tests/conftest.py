@@ -1,14 +1,22 @@
 """Shared fixtures. Thread settings come before torch is imported anywhere (platform-facts: OpenMP spin)."""
 
+import fcntl
 import os
+import sys
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from copy import copy, deepcopy
+from dataclasses import replace
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import pytest
+from builders import short_episodes
+from forks import Forks
 
 from vla_cli.configs import FinetuneConfig, IngestConfig, PreprocessConfig
 
@@ -33,10 +41,70 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def base_read_once() -> Iterator[None]:
+    """The embedded base is loaded hundreds of times: copies of what was read first, where the tests load models."""
+    checkpoint = sys.modules.get("vla_cli.policies.checkpoint")
+    with pytest.MonkeyPatch.context() as patch:
+        if checkpoint is not None:
+            whole = checkpoint.load_base
+            for module in [m for m in list(sys.modules.values()) if vars(m).get("load_base") is whole]:
+                patch.setattr(module, "load_base", _copies(whole))
+        yield
+
+
+def _copies(load: Callable[..., Any]) -> Callable[..., Any]:
+    read: dict[str, Any] = {}
+
+    @wraps(load)
+    def load_base(base: str, *, tokenizer: str = "") -> Any:
+        if Path(base) != SAMPLES / "base" or tokenizer:
+            return load(base, tokenizer=tokenizer)
+        if base not in read:
+            read[base] = load(base)
+        model, prompts, files = read[base]
+        return deepcopy(model), copy(prompts), files
+
+    return load_base
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """`vla` in processes of its own, begun fast; their hash seed is not this process's."""
+    with Forks(tmp_path_factory.mktemp("forks"), PYTHONHASHSEED="1") as made:
+        yield made
+
+
+@pytest.fixture
+def brief() -> Iterator[None]:
+    """See `short_episodes`."""
+    with short_episodes():
+        yield
+
+
 @pytest.fixture(scope="session")
 def base() -> Path:
     """The embedded base policy: a tiny real model."""
     return SAMPLES / "base"
+
+
+def _made_once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """What every process of a test run reads: made by the first that asks, while the others wait.
+
+    Args:
+        tmp_path_factory: of the process.
+        name: where, below the folder that they share.
+        make: makes it there, whole or not at all.
+    """
+    root = tmp_path_factory.getbasetemp()
+    shared = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "shared"
+    path = shared / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            make(path)
+    return path
 
 
 @pytest.fixture(scope="session")
@@ -44,9 +112,12 @@ def sample_episodes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sample demonstrations as episodes."""
     from vla_cli.stages import ingest
 
-    out = tmp_path_factory.mktemp("stages") / "episodes"
-    ingest.run(IngestConfig(source=SAMPLES / "demonstrations.hdf5", out=out, instruction=INSTRUCTION))
-    return out
+    source = SAMPLES / "demonstrations.hdf5"
+    return _made_once(
+        tmp_path_factory,
+        "stages/episodes",
+        lambda out: ingest.run(IngestConfig(source=source, out=out, instruction=INSTRUCTION)),
+    )
 
 
 @pytest.fixture(scope="session")
@@ -56,24 +127,28 @@ def episodes(sample_episodes: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def dataset(episodes: Path) -> Path:
+def dataset(episodes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sample demonstrations as a dataset."""
     from vla_cli.stages import preprocess
 
-    out = episodes.parent / "dataset"
-    preprocess.run(PreprocessConfig(episodes=episodes, out=out))
-    return out
+    return _made_once(
+        tmp_path_factory,
+        "stages/dataset",
+        lambda out: preprocess.run(PreprocessConfig(episodes=episodes, out=out)),
+    )
 
 
 @pytest.fixture(scope="session")
 def replay(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sample rehearsal data as a dataset."""
+    """The sample rehearsal data as a dataset, beside its episodes."""
     from vla_cli.stages import ingest, preprocess
 
-    work = tmp_path_factory.mktemp("replay")
-    ingest.run(IngestConfig(source=SAMPLES / "rehearsal.hdf5", out=work / "episodes"))
-    preprocess.run(PreprocessConfig(episodes=work / "episodes", out=work / "dataset", val_fraction=0.0))
-    return work / "dataset"
+    def make(out: Path) -> None:
+        shown = out.parent / "episodes"
+        ingest.run(IngestConfig(source=SAMPLES / "rehearsal.hdf5", out=shown, overwrite=True))
+        preprocess.run(PreprocessConfig(episodes=shown, out=out, val_fraction=0.0))
+
+    return _made_once(tmp_path_factory, "replay/dataset", make)
 
 
 @pytest.fixture(scope="session")
@@ -81,9 +156,8 @@ def adapter(dataset: Path, base: Path, tmp_path_factory: pytest.TempPathFactory)
     """A LoRA adapter after a few steps: enough to differ from the base."""
     from vla_cli.stages import finetune
 
-    out = tmp_path_factory.mktemp("adapters") / "lora"
-    finetune.run(FinetuneConfig(dataset=dataset, base=str(base), out=out, recipe="lora", steps=6, batch_size=8))
-    return out
+    config = FinetuneConfig(dataset=dataset, base=str(base), out=dataset, recipe="lora", steps=6, batch_size=8)
+    return _made_once(tmp_path_factory, "adapters/lora", lambda out: finetune.run(replace(config, out=out)))
 
 
 @pytest.fixture(scope="session")
@@ -91,6 +165,5 @@ def calibrated(dataset: Path, base: Path, tmp_path_factory: pytest.TempPathFacto
     """A frozen adapter: the base's own weights, calibrated to the sample demonstrations."""
     from vla_cli.stages import finetune
 
-    out = tmp_path_factory.mktemp("adapters") / "calibrated"
-    finetune.run(FinetuneConfig(dataset=dataset, base=str(base), out=out, recipe="calibrate"))
-    return out
+    config = FinetuneConfig(dataset=dataset, base=str(base), out=dataset, recipe="calibrate")
+    return _made_once(tmp_path_factory, "adapters/calibrated", lambda out: finetune.run(replace(config, out=out)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -38,6 +39,11 @@ def test_the_documentation_describes_every_unit() -> None:
 def test_start_up_loads_typer_and_the_standard_library_only(module: str) -> None:
     heavy = {name: by for name, by in loaded_at_start(module, SOURCES).items() if name not in sys.stdlib_module_names}
     assert set(heavy) <= {"typer"}, heavy
+
+
+def test_no_command_waits_for_scipys_statistics() -> None:
+    """Half a second of loading; scipy.special has the same Student's t."""
+    assert [module for module, source in SOURCES.items() if re.search(r"scipy(\.| import )stats\b", source)] == []
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)

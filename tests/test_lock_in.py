@@ -454,6 +454,7 @@ def test_what_was_not_run_is_said(place: Place) -> None:
     assert "- steerable: 4 cell(s) on V, 4 cell(s) on W" in markdown(together(place, PLAN, jobs))
 
 
+@pytest.mark.usefixtures("brief")
 def test_one_real_cell_from_the_command_line_to_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["--rows", "base", "--shifts", "V", "--tasks", "tune:0", "--seeds", "0", "--episodes", "2"]
     command += ["--workers", "1", "--work", str(tmp_path)]

@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from builders import real_log
+from forks import Forks
 
 from vla_cli.adapter import load_spec
 from vla_cli.bundle import verify_digests
@@ -25,15 +25,12 @@ from vla_cli.stages import export, finetune, ingest, preprocess, steer
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_the_example_script_runs_from_raw_logs_to_a_bundle(tmp_path: Path) -> None:
-    vla = tmp_path / "vla"
-    vla.write_text(f'#!/usr/bin/env bash\nexec "{sys.executable}" -m vla_cli.cli "$@"\n')
-    vla.chmod(0o755)
+def test_the_example_script_runs_from_raw_logs_to_a_bundle(tmp_path: Path, forks: Forks) -> None:
     work = tmp_path / "work"
     result = subprocess.run(
         ["bash", "examples/pipeline.sh", str(work)],
         cwd=ROOT,
-        env={**os.environ, "VLA": str(vla), "STEPS": "3", "EPISODES": "3"},
+        env={**os.environ, "VLA": str(forks.command), "STEPS": "3", "EPISODES": "3"},
         capture_output=True,
         text=True,
         check=False,
@@ -48,16 +45,16 @@ def test_the_example_script_runs_from_raw_logs_to_a_bundle(tmp_path: Path) -> No
     assert (work / "bundle" / "merged" / "calibration").is_dir()
 
 
-def test_lock_in_and_two_cures(dataset: Path, base: Path, tmp_path: Path) -> None:
+def test_lock_in_and_two_cures(dataset: Path, base: Path, tmp_path: Path, forks: Forks) -> None:
     """The plain fine-tune goes deaf, DeLock goes half as deaf, calibration not at all. A third of the demo's steps."""
-    common = [sys.executable, "-m", "vla_cli.cli", "finetune", str(dataset), "--base", str(base), "--steps", "100"]
+    common = ["finetune", dataset, "--base", base, "--steps", 100]
     arms = [tmp_path / name for name in ("naive", "delock", "steerable")]
-    runs = [subprocess.Popen([*common, "--recipe", arm.name, "--out", str(arm)], cwd=ROOT) for arm in arms[:2]]
+    runs = [forks.start(*common, "--recipe", arm.name, "--out", arm) for arm in arms[:2]]
     # without any base-domain data, and without a name: it is the default
     finetune.run(FinetuneConfig(dataset=dataset, base=str(base), out=arms[2]))
-    assert [run.wait(timeout=400) for run in runs] == [0, 0]
+    assert [run.wait()[0] for run in runs] == [0, 0]
     asked = ("trained", "novel-concept", "novel-both", "base-domain")
-    steer.run(SteerConfig(adapters=tuple(arms), out=tmp_path / "report", episodes=40, seed=7, conditions=asked))
+    steer.run(SteerConfig(adapters=tuple(arms), out=tmp_path / "report", episodes=28, seed=7, conditions=asked))
     report = load_report(tmp_path / "report")
 
     def value(policy: str, condition: str, metric: str = "success") -> float:
@@ -91,7 +88,7 @@ def through_all_stages(source: Path, base: Path, work: Path, **options: object) 
         dataset=work / "dataset", base=str(base), out=work / "adapter", recipe="lora", steps=4, batch_size=8
     )
     finetune.run(train)
-    steer.run(SteerConfig(adapters=(work / "adapter",), out=work / "report", dataset=work / "dataset", episodes=3))
+    steer.run(SteerConfig(adapters=(work / "adapter",), out=work / "report", dataset=work / "dataset", episodes=1))
     export.run(ExportConfig(adapter=work / "adapter", out=work / "bundle", report=work / "report"))
 
 
@@ -125,7 +122,7 @@ def test_gr00t_recordings_go_through_all_five_stages(base: Path, tmp_path: Path)
     )
     summary = finetune.run(train)
     assert summary["counts"]["train_episodes"] == 4
-    steer.run(SteerConfig(adapters=(tmp_path / "a",), out=tmp_path / "r", dataset=tmp_path / "dataset"))
+    steer.run(SteerConfig(adapters=(tmp_path / "a",), out=tmp_path / "r", dataset=tmp_path / "dataset", episodes=1))
     export.run(ExportConfig(adapter=tmp_path / "a", out=tmp_path / "b", report=tmp_path / "r", merge=True))
     rows = json.loads((tmp_path / "r" / "report.json").read_text())["rows"]
     assert {row["policy"] for row in rows} == {"base", "lora"}

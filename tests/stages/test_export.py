@@ -34,8 +34,10 @@ def test_a_bundle_is_whole_reloads_and_serves_as_a_base(adapter: Path, tmp_path:
     assert merged.spec.kind == "base" and merged.spec.instructions == ["put the red block on the left plate"]
 
 
+@pytest.mark.usefixtures("brief")
 def test_the_card_holds_facts_and_no_blanks(adapter: Path, tmp_path: Path) -> None:
-    steer.run(SteerConfig(adapters=(adapter,), out=tmp_path / "report", episodes=2))
+    asked = ("trained", "novel-concept")
+    steer.run(SteerConfig(adapters=(adapter,), out=tmp_path / "report", episodes=2, conditions=asked))
     export.run(ExportConfig(adapter=adapter, out=tmp_path / "bundle", report=tmp_path / "report"))
     card = (tmp_path / "bundle" / "README.md").read_text()
     for fact in ("put the red block on the left plate", "novel-concept", "sha256:", "10 Hz", "PeftModel"):
@@ -44,6 +46,7 @@ def test_the_card_holds_facts_and_no_blanks(adapter: Path, tmp_path: Path) -> No
     assert (tmp_path / "bundle" / "report" / "report.html").is_file()
 
 
+@pytest.mark.usefixtures("brief")
 def test_a_report_on_another_adapter_is_refused(adapter: Path, dataset: Path, base: Path, tmp_path: Path) -> None:
     train = FinetuneConfig(dataset=dataset, base=str(base), out=tmp_path / "o", recipe="lora", steps=2, batch_size=4)
     finetune.run(train)
@@ -128,6 +131,7 @@ def test_a_tokenizer_from_elsewhere_goes_with_the_bundle(moved: Path, base: Path
     assert "the tokenizer in `tokenizer/` of this bundle" in (bundle / "README.md").read_text()
 
 
+@pytest.mark.usefixtures("brief")
 def test_a_bundle_with_its_own_tokenizer_is_measured_beside_its_base(moved: Path, tmp_path: Path) -> None:
     ask = SteerConfig(adapters=(moved / "bundle",), base=str(moved / "base"), out=tmp_path / "report", episodes=1)
     steer.run(replace(ask, conditions=("trained",)))
