@@ -31,7 +31,7 @@ FOLDER = Path(__file__).parent / "recipes"
 MODALITY_KEYS = ("vision", "language", "action")
 AUTO = "auto"
 """A guidance weight that is measured after training."""
-HIGHEST_RANK, MOST = 9999, 10**9
+HIGHEST_RANK, MOST = 9999, 10**13
 """Four digits, as in `lora:RANK`: more than any adapter needs; and more steps or windows than any machine takes."""
 _WAY = re.compile(r"full|frozen|lora(:[1-9]\d{0,3})?")
 
