@@ -266,6 +266,7 @@ def main(arguments: list[str] | None = None) -> None:
     print("\n".join(result["accused"][:40]))
     print(f"{time.perf_counter() - begun:.0f} seconds of wall time")
     if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
         write_json(args.out / "quality.json", result)
         write_text(args.out / "quality.md", page)
 
