@@ -18,6 +18,8 @@ from vla_cli.dataset import load_dataset
 from vla_cli.errors import ConfigError
 from vla_cli.files import read_json
 from vla_cli.policies.flow import load
+from vla_cli.progress import SILENT
+from vla_cli.provenance import RunRecord
 from vla_cli.recipe import load_recipe
 from vla_cli.stages import finetune, ingest, preprocess
 from vla_cli.suites import SUITES
@@ -86,6 +88,16 @@ def test_for_this_deployment_only_it_stays_on_in_any_light(
     assert alike == by_picture.spec.calibration, "nothing else is fitted otherwise"
     with pytest.raises(ConfigError, match="nothing to keep on"):
         finetune.plan(config(dataset, base, tmp_path / "other", deployment_only=True, recipe="naive"))
+
+
+def test_what_never_moved_is_warned_of(dataset: Path, base: Path, tmp_path: Path) -> None:
+    plan = finetune._prepare(config(dataset, base, tmp_path / "out"))
+    for demonstration in plan.dataset.demonstrations:
+        for frames in demonstration.images.values():
+            frames[:, 4:12, 4:12] = (20, 40, 190)
+    record = RunRecord(finetune.STAGE, {})
+    assert finetune._calibrate(plan, None, record, SILENT) is not None
+    assert [text for text in record.warnings if "13% from the left and 13% from the top" in text]
 
 
 def test_a_calibration_is_undone_by_deleting_its_key(calibrated: Path, base: Path, tmp_path: Path) -> None:
