@@ -15,14 +15,12 @@ from typing import Any
 import numpy as np
 
 from vla_cli.quality.facts import LEAST_OTHERS, EpisodeFacts, Finding, Motion, gripper_columns
+from vla_cli.synchrony.latency import LEAST_SIGMAS
 
 LAG_SECONDS = 0.5
 LEAST_AGREEMENT, LAG_SCORE = 0.5, 2.5
 """Correlation at the best lag that identifies a delay, and by how many standard errors it must beat that at the usual
 lag (Fisher's z: atanh r has the standard error 1 / sqrt(n - 3))."""
-SURELY = 4.0
-"""Standard errors of Fisher's z from which an episode tells a delay at all: of many lags and dimensions the best one is
-looked at, and among a few frames one of them always agrees. As `synchrony.latency.LEAST_SIGMAS`."""
 LAG_FRAMES = 2
 """Frames off the other episodes' delay that are another clock; one is within a control step's jitter."""
 LATE_SECONDS = 0.3
@@ -96,7 +94,10 @@ def offset(facts: Sequence[EpisodeFacts]) -> Iterator[Finding]:
                 f"{_delay(usual, f.rate_hz)} it (correlation {curve[lag]:.2f}).",
             )
     rate = float(np.median([f.rate_hz for f in known]))
-    sure = [f for f in known if np.arctanh(min(max(f.lag["agreement"]), 0.999)) * np.sqrt(f.lag["frames"]) > SURELY]
+    # as for the latency of pictures: of many lags the best is looked at, and among a few frames one always agrees
+    sure = [
+        f for f in known if np.arctanh(min(max(f.lag["agreement"]), 0.999)) * np.sqrt(f.lag["frames"]) > LEAST_SIGMAS
+    ]
     if 2 * len(sure) >= len(facts) and (usual < 0 or usual / rate > LATE_SECONDS):
         yield Finding(
             check="offset",

@@ -14,9 +14,7 @@ from typing import Any
 import numpy as np
 
 from vla_cli.quality.facts import EpisodeFacts
-
-SAME_RATE = 0.05
-"""Rates closer than this share are one. As `synchrony.clocks.SAME_RATE`."""
+from vla_cli.synchrony.clocks import SAME_RATE
 
 
 def at_one_rate(facts: Sequence[EpisodeFacts]) -> list[EpisodeFacts]:
