@@ -29,7 +29,7 @@ from vla_cli.errors import InputError
 from vla_cli.files import digest_file, read_json, write_json, write_text
 from vla_cli.guidance import PLAIN_KIND, read_default
 from vla_cli.report import Report, table, to_markdown, transposed
-from vla_cli.report.verdict import OPEN_LOOP, open_loop_comparisons, verdicts
+from vla_cli.report.verdict import OPEN_LOOP, answers_to_words, open_loop_comparisons, verdicts
 
 CARD, DIGESTS, REPORT = "README.md", "digests.json", "report"
 PEFT_FILES = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
@@ -365,7 +365,7 @@ def _steerability(report: Report | None) -> Sequence[str]:
     if report.kind == "open-loop":
         lines += ["**This does not say whether it still listens.** " + OPEN_LOOP, ""]
     lines += [f"- {verdict.policy}: {verdict.label}. It {verdict.sentence}" for verdict in verdicts(report)]
-    lines += [f"- {sentence}" for sentence in open_loop_comparisons(report)]
+    lines += [f"- {sentence}" for sentence in [*answers_to_words(report), *open_loop_comparisons(report)]]
     lines += [""]
     for metric in report.metrics:
         lines += [f"**{metric}**", "", to_markdown(*transposed(*table(report, metric))).rstrip("\n"), ""]

@@ -242,6 +242,10 @@ def eval_steer(
         str | None, typer.Option(help="tabletop, tabletop:V, ..., or none [the demonstrations' own].")
     ] = None,
     dataset: Annotated[Path | None, typer.Option(help="Dataset for the open-loop report, without a world.")] = None,
+    alternatives: Annotated[
+        Path | None,
+        typer.Option(help="YAML list of what else could be asked, for the open-loop report [the dataset's own]."),
+    ] = None,
     episodes: Annotated[int, typer.Option(help="Episodes a condition.")] = SteerConfig.episodes,
     conditions: Annotated[
         list[str] | None, typer.Option("--condition", help="A condition to run (repeat) [all].")

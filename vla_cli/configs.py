@@ -235,7 +235,9 @@ class SteerConfig(StageConfig):
         adapters: directories written by finetune, or bundles; each becomes a policy in the report, beside the base.
         base: the base policy; None takes the one the adapter names.
         world: "tabletop", "tabletop:V", ...; None takes the demonstrations' own, "none" forces the open-loop report.
-        dataset: a dataset for the open-loop error when there is no world (or world is "none").
+        dataset: a dataset for the open-loop report when there is no world (or world is "none").
+        alternatives: YAML list of what else could be asked in the dataset's scenes, for the open-loop report; None
+            takes the dataset's own where it has one; see vla_cli/language/alternatives.py.
         episodes: episodes a condition.
         conditions: which conditions; empty for all.
         guidance: "default" for what each adapter's policy.json says, "none" for plain prompting, or a kind: contrast,
@@ -252,6 +254,7 @@ class SteerConfig(StageConfig):
     base: str | None = None
     world: str | None = None
     dataset: Path | None = None
+    alternatives: Path | None = None
     episodes: int = from_1(100)
     conditions: tuple[str, ...] = ()
     guidance: str = "default"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ from vla_cli.report import (
     transposed,
 )
 from vla_cli.report.paired import compare_errors
-from vla_cli.report.verdict import open_loop_comparisons, verdicts
+from vla_cli.report.verdict import answers_to_words, open_loop_comparisons, verdicts
 
 # ---- intervals
 
@@ -215,6 +216,26 @@ def test_open_loop_comparisons_are_paired() -> None:
     alone = compare_errors({("base", "trained"): [0.3], ("one", "trained"): [0.01]})
     [sentence] = open_loop_comparisons(Report("open-loop", [], [Condition("trained")], [], comparisons=alone))
     assert "only episode, which resolves nothing" in sentence
+
+
+def test_what_is_left_of_an_answer_is_told_by_whole_intervals() -> None:
+    condition, rows = Condition("other-object", "before the grasp, another object"), []
+    kept = {
+        "deaf": [0.1, 0.2, 0.15],
+        "listens": [0.9, 0.95, 0.92],
+        "weak": [0.6, 0.62, 0.61],
+        "unsure": [0.2, 0.9, 0.6],
+        "misled": [0.9, 0.9, 0.9],
+    }
+    for name, values in kept.items():
+        rows.append(mean_row(name, condition.name, "kept", values, within=(-math.inf, math.inf)))
+        goes = [0.5, 0.5, 0.6] if name == "misled" else [1.0, 1.0, 1.0]
+        rows.append(mean_row(name, condition.name, "agreement", goes, within=(0, 1)))
+    report = Report("open-loop", [{"name": name} for name in kept], [condition], rows)
+    told = {sentence.partition(",")[0]: sentence for sentence in answers_to_words(report)}
+    assert ": a sign of lock-in; it keeps 0.15" in told["deaf"] and ": a sign of lock-in" in told["misled"]
+    assert ": the base's answer is kept" in told["listens"]
+    assert ": weakened" in told["weak"] and "not resolved" in told["unsure"]
 
 
 # ---- files

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from vla_cli.errors import CheckFailed, ConfigError, InputError
 from vla_cli.files import read_json, write_json
 from vla_cli.progress import Progress
 from vla_cli.report import load_report, load_rollouts
+from vla_cli.report.verdict import answers_to_words
 from vla_cli.stages import export, finetune, ingest, preprocess, steer
-from vla_cli.suites import closed_loop, open_loop
+from vla_cli.suites import closed_loop, open_loop, response
 from vla_cli.worlds.contract import CONDITIONS
 from vla_cli.worlds.tabletop.scene import Task
 
@@ -234,6 +236,8 @@ def test_a_camera_that_the_base_calls_otherwise_is_no_other_robot(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(open_loop, "WINDOWS_PER_EPISODE", 2)
+    monkeypatch.setattr(response, "DRAWS", 2)
+    monkeypatch.setattr(response, "FRAMES", 1)
     log = Path(shutil.copy(SAMPLES / "demonstrations.hdf5", tmp_path / "log.hdf5"))
     with h5py.File(log, "r+") as file:
         del file["data"].attrs["env_args"]  # the robot's own recordings, of no world
@@ -243,6 +247,7 @@ def test_a_camera_that_the_base_calls_otherwise_is_no_other_robot(
             demonstration["obs"].move("agentview_image", "front_image")
     ingest.run(IngestConfig(source=log, out=tmp_path / "episodes", instruction="put the block on the plate"))
     preprocess.run(PreprocessConfig(episodes=tmp_path / "episodes", out=tmp_path / "dataset"))
+    shutil.copy(SAMPLES / "alternatives.yaml", tmp_path / "dataset")  # where preprocess puts those that it proposes
     train = FinetuneConfig(
         dataset=tmp_path / "dataset", base=str(base), out=tmp_path / "adapter", recipe="lora", steps=1, batch_size=2
     )
@@ -250,7 +255,18 @@ def test_a_camera_that_the_base_calls_otherwise_is_no_other_robot(
     spec = load_spec(tmp_path / "adapter")
     assert spec.statistics_from == "base" and spec.cameras == ["front_image"] != load_spec(base).cameras
     steer.run(SteerConfig(adapters=(train.out,), out=tmp_path / "report", dataset=train.dataset, episodes=1))
-    assert load_report(tmp_path / "report").policy_names == ["base", "lora"]
+    report = load_report(tmp_path / "report")
+    assert report.policy_names == ["base", "lora"]
+    kept = report.find("lora", "other-object", "kept")
+    assert kept is not None and 0.5 < kept.value < 1.5, "one step of training leaves the answer to other words"
+    [object_, place] = answers_to_words(report)
+    assert escape(object_) in (tmp_path / "report" / "report.html").read_text() and "another place" in place
+    assert "not resolved" in object_, "of one episode"
+    assert read_json(tmp_path / "report" / "run.json")["request"]["alternatives"][0]["while"] == "empty"
+    asked = SteerConfig(adapters=(train.out,), out=tmp_path / "again", dataset=train.dataset, episodes=1)
+    (tmp_path / "others.yaml").write_text("words: 1")
+    given = replace(asked, alternatives=tmp_path / "others.yaml")
+    assert_refused(ConfigError, given.out, lambda: steer.plan(given), "others.yaml", "a YAML list of instructions")
 
 
 def test_another_robots_adapter_gets_the_open_loop_report(
@@ -271,6 +287,7 @@ def test_another_robots_adapter_gets_the_open_loop_report(
     assert row is not None and row.value > 0 and row.low <= row.value <= row.high
     assert {(c.policy, c.other, c.condition) for c in report.comparisons} >= {("lora", "base", "trained")}
     assert not [text for text in report.warnings if "held out here" in text]
+    assert [text for text in report.warnings if "other words before the grasp was not measured" in text]
     export.run(ExportConfig(adapter=tmp_path / "a", out=tmp_path / "bundle", report=tmp_path / "r"))
     card = (tmp_path / "bundle" / "README.md").read_text()
     assert "**This does not say whether it still listens.** Open-loop error, lower is better" in card
@@ -291,10 +308,11 @@ def test_another_robots_adapter_gets_the_open_loop_report(
 @pytest.mark.usefixtures("brief")
 def test_the_demonstrations_world_wins_over_a_dataset_and_says_so(adapter: Path, dataset: Path, tmp_path: Path) -> None:
     asked = ("trained",)
-    steer.run(SteerConfig(adapters=(adapter,), out=tmp_path / "r", episodes=2, conditions=asked, dataset=dataset))
+    given = {"dataset": dataset, "alternatives": SAMPLES / "alternatives.yaml"}
+    steer.run(SteerConfig(adapters=(adapter,), out=tmp_path / "r", episodes=2, conditions=asked, **given))
     report = load_report(tmp_path / "r")
     assert report.kind == "closed-loop"
-    assert any("--dataset was not used" in text for text in report.warnings)
+    assert all(any(f"--{option} was not used" in text for text in report.warnings) for option in given)
 
 
 def test_adapters_of_different_tasks_are_refused(adapter: Path, tmp_path: Path) -> None:

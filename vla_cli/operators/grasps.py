@@ -27,8 +27,8 @@ def grasp_and_release(
     """Where something was taken and where it was let go.
 
     Which command closes a gripper is not known in general: an episode is taken to begin with an open one, and to carry
-    during the longest run of commands on the other side of the middle of its range (as `retention.moments` tells
-    holding). An attempt that failed is the shorter run.
+    during the longest run of commands on the other side of the middle of its range (as `holding_frames`
+    tells). An attempt that failed is the shorter run.
 
     Args:
         state: [T, S] float, raw units.
@@ -56,6 +56,20 @@ def grasp_and_release(
     ]
     start, end = int(starts[longest]), int(ends[longest])
     return positions[start], positions[end] if end < len(positions) else None
+
+
+def holding_frames(commands: np.ndarray, threshold: float) -> np.ndarray:
+    """Whether something is in the gripper, frame by frame.
+
+    Args:
+        commands: [T] the gripper's commands.
+        threshold: between open and closed.
+
+    Returns:
+        [T] bool; all False when the command never crosses the threshold.
+    """
+    side = commands > threshold
+    return np.concatenate([[False], side[:-1] != side[0]])
 
 
 def position_dims(names: Sequence[str]) -> list[int]:

@@ -64,6 +64,12 @@ class FlowPolicy:
         switched = calibration is not None and hasattr(self.model, "disable_adapter")
         self._switch = RLock() if switched else nullcontext()
 
+    def behind(self, calibration: Calibration | None) -> FlowPolicy:
+        """The same weights acting through a calibration (None for none); this policy stays as it is."""
+        twin = FlowPolicy(self.model, self.prompts, self.spec, self.device)
+        twin.calibrate(calibration)
+        return twin
+
     def collate(
         self,
         images: np.ndarray,

@@ -17,7 +17,7 @@ from vla_cli.findings import Findings, few
 from vla_cli.outline import in_bytes
 from vla_cli.overview import check_small, record_facts
 from vla_cli.report import REPORT_FILE, load_report, table, transposed
-from vla_cli.report.verdict import open_loop_comparisons, verdicts
+from vla_cli.report.verdict import answers_to_words, open_loop_comparisons, verdicts
 
 LARGEST_CHECKED = 2**30
 """Bytes of a bundle above which its digests are not computed: that is for the robot's side, not for a look."""
@@ -73,7 +73,7 @@ def _report(directory: Path, found: Findings) -> dict[str, Any]:
     check_small(directory / REPORT_FILE)
     report = load_report(directory)
     judged = [{"policy": v.policy, "verdict": v.label, "sentence": v.sentence} for v in verdicts(report)]
-    compared = open_loop_comparisons(report)
+    compared = [*answers_to_words(report), *open_loop_comparisons(report)]
     found.counts |= {"policies": len(report.policies), "conditions": len(report.conditions), "rows": len(report.rows)}
     if report.kind == "closed-loop":
         rows = [[v["policy"], v["verdict"], v["sentence"]] for v in judged]

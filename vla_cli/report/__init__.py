@@ -87,8 +87,20 @@ def count_row(policy: str, condition: str, metric: str, k: int, n: int) -> Row:
     return Row(policy, condition, metric, int(k), int(n), k / n, low, high)
 
 
-def mean_row(policy: str, condition: str, metric: str, values: Sequence[float]) -> Row:
-    """A row for the mean of one figure an episode that is not negative, with Student's t bounds over episodes.
+def mean_row(
+    policy: str,
+    condition: str,
+    metric: str,
+    values: Sequence[float],
+    *,
+    within: tuple[float, float] = (0.0, math.inf),
+) -> Row:
+    """A row for the mean of one figure an episode, with Student's t bounds over episodes.
+
+    Args:
+        policy, condition, metric: what was measured.
+        values: one an episode.
+        within: what the figure cannot be outside, and so its bounds neither.
 
     Raises:
         ValueError: there is no value, or one is not finite.
@@ -97,7 +109,7 @@ def mean_row(policy: str, condition: str, metric: str, values: Sequence[float]) 
         raise ValueError(f"no mean {metric} of {policy} under {condition}: the values are {list(values)}")
     mean = float(np.mean(np.asarray(values, np.float64)))
     low, high = t_interval(values)
-    return Row(policy, condition, metric, None, len(values), mean, max(0.0, low), high)
+    return Row(policy, condition, metric, None, len(values), mean, max(within[0], low), min(within[1], high))
 
 
 @dataclass(frozen=True)

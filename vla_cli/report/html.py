@@ -16,14 +16,14 @@ from vla_cli.intervals import percent
 from vla_cli.report import Condition, Film, Paired, Report, Row
 from vla_cli.report.style import PAGE_CSS
 from vla_cli.report.svg import PERCENT_AXIS, STYLES, Axis, Band, Mark, dot_plot, error_axis, plot_css
-from vla_cli.report.verdict import OPEN_LOOP, RULE, Verdict, open_loop_comparisons, verdicts
+from vla_cli.report.verdict import OPEN_LOOP, RULE, Verdict, answers_to_words, open_loop_comparisons, verdicts
 
 FRAME_GAP = 2
 """White pixels between the frames of a strip."""
 LARGEST_FRAME = 128
 """Frames are shrunk to this edge, in pixels: a page of films should stay small enough to mail."""
 
-_NAMES = {"success": "success", "grounding": "grounding", "locked": "locked", "action_error": "action error"}
+_NAMES = {"action_error": "action error"}
 _SIGNS = {"steerable": "✓", "deaf": "✕", "partly deaf": "✕", "not steerable": "✕", "not learnt": "✕"}
 _TONES = {"steerable": "good", "deaf": "bad", "partly deaf": "bad", "not steerable": "bad", "not learnt": "bad"}
 
@@ -115,7 +115,8 @@ def _sentence(text: str) -> str:
 
 
 def _indicator(report: Report) -> str:
-    sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in open_loop_comparisons(report))
+    said = [*answers_to_words(report), *open_loop_comparisons(report)]
+    sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in said)
     intro = f"<b>This is no measurement of steerability.</b> {escape(OPEN_LOOP)}"
     return f'<section><p class="prose">{intro}</p>{f"<ul>{sentences}</ul>" if sentences else ""}</section>'
 
@@ -137,14 +138,24 @@ def _plots(report: Report) -> str:
 def _error_plot(report: Report) -> str:
     errors = [row for row in report.rows if row.metric == "action_error"]
     axis = error_axis(max((row.high for row in errors), default=1.0))
-    figure = _figure(report, "action_error", axis, lambda row: f"{row.value:.3g}", 650, "Action error, lower is better")
-    return f'<section class="figures">{figure}</section>'
+    figures = _figure(
+        report, "action_error", axis, lambda row: f"{row.value:.3g}", 650, "Action error, lower is better"
+    )
+    answers = _figure(report, "kept", KEPT_AXIS, lambda row: f"{row.value:.2f}", 430, "Answers to other words")
+    answers += _figure(report, "agreement", PERCENT_AXIS, lambda row: percent(row.value), 430, "The base's way")
+    if answers:
+        figures = f'{figures}<div class="beside">{answers}</div>'
+    return f'<section class="figures">{figures}</section>'
 
 
+KEPT_AXIS = Axis((-0.5, 0.0, 0.5, 1.0, 1.5), ("-0.5", "0", "0.5", "1", "1.5"))
 _CAPTIONS = {
     "success": "How often the task that was asked for was done. Higher is better.",
     "locked": "How often the policy did what it was trained on although something else was asked. Lower is better.",
     "action_error": "Distance to the recorded actions. Lower is better.",
+    "kept": "How far other words move the predicted actions as they move the base's: 1 as far, 0 not at all.",
+    "agreement": "How often the prediction under other words is nearer to the base's under the same words than to the "
+    "base's under the demonstrated ones. Higher is better.",
 }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal
 
 from vla_cli.intervals import percent
@@ -19,9 +20,12 @@ Label = Literal[
 ALL_NOVEL = ("novel-concept", "novel-spatial", "novel-both")
 OPEN_LOOP = (
     "Open-loop error, lower is better, is an indicator of fit: the policy is shown recorded observations and its "
-    "actions are compared with the recorded ones. It never has to live with its own mistakes, and nobody asks it for "
-    "anything but what was demonstrated."
+    "actions are compared with the recorded ones. It never has to live with its own mistakes. What other words change "
+    "in its predictions, where that was asked, is an indicator of lock-in: it hints at what the policy would do, and "
+    "does not show it."
 )
+LOCKED_BELOW, KEPT_FROM, MISLED_BELOW = 0.5, 0.75, 0.9
+"""Of `kept`, below and from which it says something, and of `agreement`: see docs/offline_score.md for how much."""
 TOLERATED_BY_CHANCE = 0.05
 """Success of a policy that does nothing above which no figure of that report counts."""
 
@@ -118,6 +122,32 @@ def _unmeasured(report: Report, novel: dict[str, Row]) -> str:
     if report.pooled_over_policies(DO_NOTHING, "success") is None:
         missing.append(f"the control {DO_NOTHING}")
     return f" Not measured: {_list(missing)}." if missing else ""
+
+
+def answers_to_words(report: Report) -> list[str]:
+    """For each adapted policy and kind of other words in an open-loop report, a sentence on what is left of its answer.
+
+    Thresholds and how far they can be relied on: docs/offline_score.md.
+    """
+    found = []
+    for policy, condition in product(report.policy_names, report.conditions):
+        kept, agreement = (report.find(policy, condition.name, metric) for metric in ("kept", "agreement"))
+        if kept is not None and agreement is not None:
+            found.append(
+                f"{policy}, {condition.name} ({condition.asked}): {_left_of_answer(kept, agreement)}; it keeps "
+                f"{kept.text} of the base's answer, and goes the base's way in {percent(agreement.value)} of the cases."
+            )
+    return found
+
+
+def _left_of_answer(kept: Row, agreement: Row) -> str:
+    if kept.n == 1:
+        return "not resolved"
+    if kept.high < LOCKED_BELOW or agreement.high < MISLED_BELOW:
+        return "a sign of lock-in"
+    if kept.low >= KEPT_FROM and agreement.low >= MISLED_BELOW:
+        return "the base's answer is kept"
+    return "weakened" if kept.low >= LOCKED_BELOW and kept.high < KEPT_FROM else "not resolved"
 
 
 def open_loop_comparisons(report: Report) -> list[str]:

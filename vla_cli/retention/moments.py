@@ -16,22 +16,9 @@ import numpy as np
 
 from vla_cli.errors import ConfigError
 from vla_cli.language.alternatives import Alternative
+from vla_cli.operators.grasps import holding_frames
 from vla_cli.retention import ALTERNATIVES_HINT, lacking
 from vla_cli.windows import Samples, Windows
-
-
-def holding_frames(commands: np.ndarray, threshold: float) -> np.ndarray:
-    """Whether something is in the gripper, frame by frame.
-
-    Args:
-        commands: [T] the gripper's commands.
-        threshold: between open and closed.
-
-    Returns:
-        [T] bool; all False when the command never crosses the threshold.
-    """
-    side = commands > threshold
-    return np.concatenate([[False], side[:-1] != side[0]])
 
 
 class Counterfactuals:

@@ -16,6 +16,8 @@ from vla_cli.dataset import Dataset, load_dataset
 from vla_cli.errors import CheckFailed, ConfigError, InputError, within_memory
 from vla_cli.files import building, check_output, check_resumable, digest, is_complete, read_json
 from vla_cli.guidance import Guidance, choose, describe
+from vla_cli.language.alternatives import FILE_NAME as ALTERNATIVES
+from vla_cli.language.alternatives import Alternative, document, load_alternatives
 from vla_cli.policies import POLICIES
 from vla_cli.policies.checkpoint import locate_base
 from vla_cli.policies.flow import is_small, pick_device, set_threads
@@ -24,8 +26,8 @@ from vla_cli.provenance import FILE_NAME as RUN_FILE
 from vla_cli.provenance import RunRecord, describe_input
 from vla_cli.report import BASE, TRAINED, Condition, Report, load_report, save_report, table, transposed
 from vla_cli.report.html import render_html
-from vla_cli.report.verdict import open_loop_comparisons, verdicts
-from vla_cli.suites import SUITES, Actor, Findings
+from vla_cli.report.verdict import answers_to_words, open_loop_comparisons, verdicts
+from vla_cli.suites import SUITES, Findings
 from vla_cli.suites.closed_loop import asked_conditions, check_fits
 from vla_cli.suites.kept import Kept
 from vla_cli.worlds import WORLDS
@@ -86,6 +88,7 @@ class _Prepared:
         world: to act in; None for the open-loop report.
         conditions: that will be measured in it.
         dataset: recorded episodes for the open-loop report; None with a world.
+        alternatives: what else could be asked in the scenes of that dataset.
         request: what determines the report.
         warnings: what is known already that a reader of the report must know.
     """
@@ -95,6 +98,7 @@ class _Prepared:
     world: Any
     conditions: list[str]
     dataset: Dataset | None
+    alternatives: list[Alternative]
     request: dict[str, Any]
     warnings: list[str]
 
@@ -114,8 +118,10 @@ def _prepare(config: SteerConfig) -> _Prepared:
         for name, spec in specs.items():
             check_fits(name, spec, world)
     conditions = _conditions(config, world)
+    alternatives = _alternatives(config) if world is None else []
     request = {
         **config.request(),
+        "alternatives": document(alternatives),
         "adapters": [describe_input(path) for path in config.adapters],
         "base": digest_of_base,
         "dataset": describe_input(config.dataset) if config.dataset else None,
@@ -125,7 +131,7 @@ def _prepare(config: SteerConfig) -> _Prepared:
     check_resumable(config.out, request, resume=config.resume)
     dataset = _dataset(config, specs) if world is None else None
     warnings = _mismatches(specs, _asked(config, world, conditions)) if world is not None else []
-    return _Prepared(specs, base, world, conditions, dataset, request, warnings)
+    return _Prepared(specs, base, world, conditions, dataset, alternatives, request, warnings)
 
 
 def _conditions(config: SteerConfig, world: Any) -> list[str]:
@@ -235,7 +241,7 @@ def _evaluate(
     # a base that carries no policy.json (or was made for another robot) is fed the way its adapter is
     unadapted = _load_base_policy(base, first, config)
     set_threads(unadapted.model, config.threads)
-    policies: dict[str, Actor] = {BASE: unadapted}
+    policies: dict[str, Any] = {BASE: unadapted}
     for (name, spec), path in zip(specs.items(), config.adapters, strict=True):
         policies[name] = POLICIES.get(spec.family)(base, path, device=config.device)
     if prepared.dataset is None:
@@ -251,10 +257,12 @@ def _evaluate(
             progress=progress,
             kept=Kept(partial / _FINISHED),
         )
-        if config.dataset is not None:
-            findings.warnings.append(
-                f"--dataset was not used: the policies acted in {world.label} (--world none measures on the dataset)."
-            )
+        for option, value in (("--dataset", config.dataset), ("--alternatives", config.alternatives)):
+            if value is not None:
+                findings.warnings.append(
+                    f"{option} was not used: the policies acted in {world.label} (--world none measures on the "
+                    "dataset)."
+                )
     else:
         findings = _open_loop(config, prepared, prepared.dataset, policies, Kept(partial / _FINISHED), progress)
     shutil.rmtree(partial / _FINISHED)
@@ -317,13 +325,16 @@ def _open_loop(
     config: SteerConfig,
     prepared: _Prepared,
     dataset: Dataset,
-    policies: dict[str, Actor],
+    policies: dict[str, Any],
     kept: Kept,
     progress: Progress,
 ) -> Findings:
-    findings = SUITES.get("open-loop")(
-        policies, dataset, seed=config.seed, episodes=config.episodes, progress=progress, kept=kept
-    )
+    measured = {"seed": config.seed, "episodes": config.episodes, "progress": progress, "kept": kept}
+    findings: Findings = SUITES.get("open-loop")(policies, dataset, **measured)
+    # what an adapter makes of words is held against the base behind the same calibration
+    calibrated = {name: policy.calibration for name, policy in policies.items() if policy.calibration is not None}
+    references = {name: policies[BASE].behind(found) for name, found in calibrated.items() if name != BASE}
+    findings.add(SUITES.get("response")(policies, dataset, prepared.alternatives, references=references, **measured))
     findings.warnings.extend(_not_held_out(config, prepared))
     if guided := _guided(config, prepared.specs):
         findings.warnings.append(
@@ -363,6 +374,18 @@ def _dataset(config: SteerConfig, specs: dict[str, PolicySpec]) -> Dataset:
                 hint="the dataset it was fine-tuned on",
             )
     return dataset
+
+
+def _alternatives(config: SteerConfig) -> list[Alternative]:
+    """What else could be asked in the dataset's scenes: the file that was given, else the one preprocess proposed.
+
+    Raises:
+        ConfigError: the file cannot be used.
+    """
+    path = config.alternatives
+    if path is None and config.dataset is not None and (config.dataset / ALTERNATIVES).is_file():
+        path = config.dataset / ALTERNATIVES
+    return load_alternatives(path) if path is not None else []
 
 
 def _robot(of: PolicySpec | Dataset) -> tuple[list[str], list[str], list[str], float]:
@@ -426,7 +449,7 @@ def _summary(config: SteerConfig, progress: Progress) -> dict[str, Any]:
         progress.table(metric, *transposed(*table(report, metric)))
     for verdict in verdicts(report):
         progress.note(f"{verdict.policy}: {verdict.label}. It {verdict.sentence}")
-    for sentence in [*open_loop_comparisons(report), *report.warnings]:
+    for sentence in [*answers_to_words(report), *open_loop_comparisons(report), *report.warnings]:
         progress.note(sentence)
     if config.fail_under is not None:
         _check(report, config.fail_under)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Protocol
 
 import numpy as np
@@ -15,7 +15,11 @@ from vla_cli.report import Condition, Film, Paired, Rollout, Row
 
 SUITES = Table(
     "suite",
-    {"closed-loop": "vla_cli.suites.closed_loop:run", "open-loop": "vla_cli.suites.open_loop:run"},
+    {
+        "closed-loop": "vla_cli.suites.closed_loop:run",
+        "open-loop": "vla_cli.suites.open_loop:run",
+        "response": "vla_cli.suites.response:run",
+    },
 )
 
 
@@ -61,3 +65,8 @@ class Findings:
     films: list[Film] = field(default_factory=list)
     comparisons: list[Paired] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+
+    def add(self, other: Findings) -> None:
+        """Take over what another suite found for the same policies."""
+        for part in fields(self):
+            getattr(self, part.name).extend(getattr(other, part.name))
