@@ -11,8 +11,8 @@ from typing import Any
 
 from vla_cli.adapter import Kind, PolicySpec, digest_tokenizer, has_spec, load_spec, save_spec
 from vla_cli.calibration import FILE_NAME as DOMAIN
-from vla_cli.calibration import Calibration, DomainFacts, calibrate, load_domain, measure_domain
-from vla_cli.calibration.fixtures import doubts
+from vla_cli.calibration import Calibration
+from vla_cli.calibration.fitting import fit_calibration
 from vla_cli.configs import FinetuneConfig
 from vla_cli.dataset import Dataset, load_dataset
 from vla_cli.errors import InputError, within_memory
@@ -23,8 +23,8 @@ from vla_cli.language.alternatives import Alternative, document, load_alternativ
 from vla_cli.matching import Base, adapted_spec, plain_guidance, replay_differs
 from vla_cli.policies.adaptation import Layout, count_parameters, estimate, make_trainable, save_trained
 from vla_cli.policies.checkpoint import BaseFiles, load_base, load_config, load_prompts, locate_base, locate_tokenizer
-from vla_cli.policies.competence import ENOUGH, measure_competence
 from vla_cli.policies.flow import FlowPolicy, pick_device, set_threads
+from vla_cli.policies.need import weights_needed
 from vla_cli.policies.response import choose_guidance, measure_response
 from vla_cli.policies.trainer import Settings, Trainer, held_out_loss
 from vla_cli.progress import SILENT, Progress
@@ -256,11 +256,31 @@ def _train(prepared: Plan, partial: Path, progress: Progress) -> RunRecord:
     config, recipe, spec = prepared.config, prepared.recipe, prepared.spec
     record = RunRecord(STAGE, prepared.request, warnings=list(prepared.warnings))
     replay = _replay(prepared, record, progress)
-    calibration = _calibrate(prepared, replay, record, progress)
+    calibration = None
+    if recipe.calibrate:
+        calibration = fit_calibration(
+            prepared.dataset,
+            spec,
+            prepared.files.directory,
+            replay,
+            only_here=config.deployment_only,
+            record=record,
+            progress=progress,
+        )
     if calibration is not None:
         spec = prepared.spec = replace(spec, calibration=calibration.document())
         calibration.save(partial)
-    if not _weights_needed(prepared, calibration, record, progress):
+    needed = weights_needed(
+        recipe,
+        prepared.dataset,
+        lambda: _frozen_policy(prepared),
+        calibration,
+        statistics_from=spec.statistics_from,
+        seed=config.seed,
+        record=record,
+        progress=progress,
+    )
+    if not needed:
         save_spec(replace(spec, kind="frozen"), partial)
         for name in _of_no_use(prepared):
             record.skip(f"--{name}", "what would use it trains weights, and none were needed")
@@ -419,74 +439,6 @@ def _replay(prepared: Plan, record: RunRecord, progress: Progress) -> Windows | 
         record.warn(said)
         progress.note(said)
     return replay
-
-
-def _calibrate(prepared: Plan, replay: Windows | None, record: RunRecord, progress: Progress) -> Calibration | None:
-    """Transforms between the deployment and the base's own domain, when the recipe asks for them."""
-    if not prepared.recipe.calibrate:
-        return None
-    spec = prepared.spec
-    facts, why = _domain_facts(prepared, replay)
-    if facts is None:
-        record.warn(f"Nothing was calibrated: {why}")
-        progress.note(record.warnings[-1])
-        return None
-    calibration = calibrate(prepared.dataset.split("train"), spec.cameras, facts)
-    calibration = replace(calibration, only_here=prepared.config.deployment_only)
-    for part, reason in calibration.skipped.items():
-        record.skip(f"calibration/{part}", reason)
-        progress.note(f"calibration: {part} was left out: {reason}")
-    for doubt in doubts(calibration.cameras, calibration.looks):
-        record.warn(f"calibration: {doubt}")
-        progress.note(record.warnings[-1])
-    progress.note(f"calibrated: {', '.join(calibration.parts) or 'nothing differs from the base'}")
-    record.facts["calibration"] = calibration.document()
-    return calibration
-
-
-def _domain_facts(prepared: Plan, replay: Windows | None) -> tuple[DomainFacts | None, str]:
-    """Facts about the base's own domain: from `domain.json` or from base-domain data; or why there are none."""
-    spec = prepared.spec
-    if spec.statistics_from != "base":
-        if not has_spec(prepared.files.directory):
-            return None, (
-                "the base carries no policy.json, so that nothing says how its own robot was fed; the dataset's "
-                "statistics are used, and commands in its terms are no base's to bring anything to."
-            )
-        return None, "the robot is new to the base (other state or action dimensions, or other units)."
-    facts = load_domain(prepared.files.directory)
-    if facts is None and replay is not None:
-        facts = measure_domain(replay.demonstrations, spec.cameras)
-    if facts is None:
-        return None, (
-            "the base carries no domain.json, and there is no base-domain data to measure its domain from. "
-            "--replay with episodes of the base's own domain."
-        )
-    if len(facts.looks) != len(spec.cameras):
-        return None, f"the base's domain has {len(facts.looks)} camera(s), the dataset {len(spec.cameras)}."
-    return facts, ""
-
-
-def _weights_needed(prepared: Plan, calibration: Calibration | None, record: RunRecord, progress: Progress) -> bool:
-    """Whether weights are to be trained: `adapt: when-needed` asks what the calibrated base can already do."""
-    recipe = prepared.recipe
-    if not recipe.trains:
-        return False
-    if recipe.adapt == "always" or prepared.spec.statistics_from != "base":
-        return True
-    policy = _frozen_policy(prepared)
-    policy.calibrate(calibration)
-    windows = Windows(prepared.dataset.split("train"), prepared.spec.cameras, prepared.spec.chunk_size)
-    closed = calibration.closed if calibration is not None else None
-    found = measure_competence(policy, windows, closed=closed, seed=prepared.config.seed)
-    record.facts["competence"] = {**found.document(), "enough": ENOUGH}
-    needed = found.lowest < ENOUGH
-    progress.note(
-        f"the base{' as calibrated' if calibration else ''} predicts the demonstrations {found.lowest:.0%} better than "
-        f"chance where it is worst ({found.worst}): "
-        + ("weights are adapted" if needed else "its weights are left alone, so it cannot go deaf")
-    )
-    return needed
 
 
 def _as_the_base_sees(dataset: Dataset, calibration: Calibration | None) -> Dataset:
