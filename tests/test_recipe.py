@@ -117,6 +117,20 @@ def test_a_rank_that_no_modality_takes_is_refused(recipe: str) -> None:
     assert taken.modalities()["action"] == ("lora", 4) and taken.alpha == 4
 
 
+def test_early_stopping_is_the_recipes_or_the_options(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("method: lora\nearly_stopping: 40\n")
+    config = FinetuneConfig(dataset=Path("d"), base="b", out=Path("o"), recipe=str(file))
+    assert recipe_for(config).document()["early_stopping"] == 40
+    assert recipe_for(replace(config, early_stopping=20)).early_stopping == 20
+    # off, it is not said: what older versions wrote of the same recipe says the same
+    assert "early_stopping" not in recipe_for(replace(config, early_stopping=0)).document()
+    with pytest.raises(ConfigError, match="'calibrate' trains no weight: there is nothing to stop"):
+        recipe_for(replace(config, recipe="calibrate", early_stopping=20))
+    with pytest.raises(ConfigError, match="early_stopping is -1, not from 0"):
+        recipe_for(replace(config, early_stopping=-1))
+
+
 def test_all_problems_come_at_once(tmp_path: Path) -> None:
     bad = tmp_path / "bad.yaml"
     huge = "1" + "0" * 400

@@ -34,7 +34,15 @@ def test_interrupted_and_resumed_ends_with_the_same_bytes(
     dataset: Path, replay: Path, base: Path, tmp_path: Path, recipe: str
 ) -> None:
     options = {"recipe": recipe, "replay": replay if recipe == "rehearse" else None}
+    if recipe == "lora":
+        options["early_stopping"] = 8  # measured where checkpoints are: after 2, 4 and 5 steps
     finetune.run(config(dataset, base, tmp_path / "whole", **options))
+    told, run = load_spec(tmp_path / "whole").early_stopping, read_json(tmp_path / "whole" / "run.json")
+    assert told == run["facts"].get("early_stopping", {}) and bool(told) == (recipe == "lora")
+    assert bool(told) == ("early_stopping" in run["request"]) == ("early_stopping" in run["request"]["recipe"])
+    if told:
+        assert f"lowest after step {run['facts']['last_step']['step']} of 5" in told["why"]
+        assert told["held_out_loss"] == run["facts"]["last_step"]["held_out_loss"]
     with pytest.raises(KeyboardInterrupt):
         finetune.run(config(dataset, base, tmp_path / "halves", **options), InterruptAfter(4))
     assert not (tmp_path / "halves").exists()
@@ -166,6 +174,16 @@ def test_a_missing_dataset_and_a_missing_base_are_refused(dataset: Path, base: P
     out = tmp_path / "out"
     assert_refused(InputError, out, lambda: finetune.run(config(tmp_path / "none", base, out)), "vla preprocess")
     assert_refused(InputError, out, lambda: finetune.run(config(dataset, tmp_path / "x", out)), "sample_data/base")
+
+
+def test_early_stopping_needs_demonstrations_that_are_held_out(
+    dataset: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = load_dataset(dataset)
+    monkeypatch.setattr(finetune, "load_dataset", lambda path: replace(whole, valid=[]))
+    asked = config(dataset, base, tmp_path / "out", early_stopping=20)
+    for call in (finetune.plan, finetune.run):
+        assert_refused(ConfigError, asked.out, lambda call=call: call(asked), "holds none out", "--val-fraction")
 
 
 def test_an_output_in_the_way_is_left_alone(dataset: Path, base: Path, tmp_path: Path) -> None:

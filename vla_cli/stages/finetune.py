@@ -15,7 +15,7 @@ from vla_cli.calibration import Calibration
 from vla_cli.calibration.fitting import fit_calibration
 from vla_cli.configs import FinetuneConfig
 from vla_cli.dataset import Dataset, load_dataset
-from vla_cli.errors import InputError, within_memory
+from vla_cli.errors import ConfigError, InputError, within_memory
 from vla_cli.files import building, check_output, check_resumable, is_complete, read_json, write_text
 from vla_cli.guidance import Guidance, negatives_of
 from vla_cli.language.alternatives import FILE_NAME as ALTERNATIVES
@@ -142,6 +142,7 @@ def _prepare(config: FinetuneConfig) -> Plan:
         raise InputError(
             f"{config.dataset} has no training episodes", hint="vla preprocess with a smaller --val-fraction"
         )
+    _check_held_out(config, recipe, dataset)
     files = locate_base(config.base)
     warnings: list[str] = []
     base = _base(files)
@@ -169,6 +170,8 @@ def _prepare(config: FinetuneConfig) -> Plan:
     # they change speed, or how often the run can be picked up again, not what comes out of it
     for key in ("checkpoint_every", "threads"):
         request.pop(key)
+    if config.early_stopping is None:  # as older versions wrote it
+        request.pop("early_stopping")
     check_resumable(config.out, request, resume=config.resume)
     given = {"replay": config.replay is not None, "alternatives": bool(alternatives)}
     fed_otherwise = base.own is not None and spec.statistics_from != "base"
@@ -184,6 +187,21 @@ def _prepare(config: FinetuneConfig) -> Plan:
     return Plan(
         config, recipe, dataset, files, spec, request, warnings, alternatives, methods, left_out, fed_otherwise, used
     )
+
+
+def _check_held_out(config: FinetuneConfig, recipe: Recipe, dataset: Dataset) -> None:
+    """Refuse early stopping where nothing tells when to stop.
+
+    Raises:
+        ConfigError: no demonstration is held out.
+    """
+    if recipe.early_stopping and recipe.trains and not dataset.valid:
+        raise ConfigError(
+            f"Early stopping after {recipe.early_stopping} steps goes by the loss on demonstrations that are not "
+            f"trained on, and {config.dataset} holds none out",
+            expected="a dataset with held-out episodes",
+            hint="vla preprocess with --val-fraction 0.1 or --split operator, or --early-stopping 0",
+        )
 
 
 def _methods(
@@ -304,9 +322,16 @@ def _train(prepared: Plan, partial: Path, progress: Progress) -> RunRecord:
         clip=recipe.clip,
         seed=config.seed,
         checkpoint_every=config.checkpoint_every,
+        early_stopping=recipe.early_stopping,
     )
     held_out = _held_out(prepared, dataset, policy)
-    last, warnings = Trainer(policy, settings, partial).run(hooks, progress, held_out)
+    trainer = Trainer(policy, settings, partial)
+    last, warnings = trainer.run(hooks, progress, held_out)
+    if trainer.kept is not None:
+        steps = trainer.kept.steps_done
+        spec = replace(spec, early_stopping=trainer.kept.document())
+        record.facts["early_stopping"] = spec.early_stopping
+        progress.note(trainer.kept.words)
     if hooks.after_training():  # what was measured at the end of training is not of the weights that are saved
         watched, warnings = hooks.watch(steps)
         last = {**last, **watched, **({"held_out_loss": held_out()} if held_out is not None else {})}
