@@ -26,6 +26,7 @@ from vla_cli.errors import InputError
 from vla_cli.files import replacing
 from vla_cli.policies.adaptation import trained_parameters
 from vla_cli.policies.early_stopping import EarlyStopping, Kept
+from vla_cli.policies.estimate import Clock
 from vla_cli.policies.flow import FlowPolicy
 from vla_cli.progress import Progress
 from vla_cli.windows import Samples, join
@@ -127,9 +128,10 @@ class Trainer:
         row: dict[str, float] = {}
         warnings: Sequence[str] = ()
         done = first
+        clock = Clock(self.settings.steps)
         with (self.directory / METRICS).open("a", encoding="utf-8") as metrics:
             for step in range(first, self.settings.steps):
-                row = self._step(step, hooks)
+                row = self.step(step, hooks)
                 done = step + 1
                 last = done == self.settings.steps
                 checkpoint = done % self.settings.checkpoint_every == 0
@@ -145,6 +147,8 @@ class Trainer:
                     metrics.flush()
                     self._save(done)
                 progress.advance(1, loss=row["loss"])
+                if said := clock.tick(done):
+                    progress.note(said)
                 if last:
                     break
         if self.stopping is not None:
@@ -169,7 +173,12 @@ class Trainer:
         lines = (self.directory / METRICS).read_text(encoding="utf-8").splitlines()
         return {**json.loads(lines[step - 1]), **watched}, warnings
 
-    def _step(self, step: int, hooks: Hooks) -> dict[str, float]:
+    def step(self, step: int, hooks: Hooks) -> dict[str, float]:
+        """Do step number `step`, from 0, and return its metrics; nothing is written.
+
+        Raises:
+            InputError: the loss or its gradient stopped being finite.
+        """
         groups = hooks.draw(step)
         samples = next(iter(groups.values()))
         rate = learning_rate(step, self.settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,31 +18,28 @@ from vla_cli.configs import FinetuneConfig
 from vla_cli.dataset import Dataset, load_dataset
 from vla_cli.errors import ConfigError, InputError, within_memory
 from vla_cli.files import building, check_output, check_resumable, is_complete, read_json, write_text
-from vla_cli.guidance import Guidance, negatives_of
-from vla_cli.language.alternatives import FILE_NAME as ALTERNATIVES
 from vla_cli.language.alternatives import Alternative, document, load_alternatives
 from vla_cli.matching import Base, adapted_spec, plain_guidance, replay_differs
-from vla_cli.policies.adaptation import Layout, count_parameters, estimate, make_trainable, save_trained
+from vla_cli.policies.adaptation import count_parameters, layout_of, make_trainable, save_trained
 from vla_cli.policies.checkpoint import BaseFiles, load_base, load_config, load_prompts, locate_base, locate_tokenizer
+from vla_cli.policies.default_guidance import measured_guidance
+from vla_cli.policies.estimate import memory, no_time, sizes_of, time_of, untrained
 from vla_cli.policies.flow import FlowPolicy, pick_device, set_threads
 from vla_cli.policies.need import weights_needed
-from vla_cli.policies.response import choose_guidance, measure_response
 from vla_cli.policies.trainer import Settings, Trainer, held_out_loss
 from vla_cli.progress import SILENT, Progress
 from vla_cli.provenance import FILE_NAME as RUN_FILE
 from vla_cli.provenance import RunRecord, describe_input
 from vla_cli.recipe import AUTO, Recipe, recipe_for
 from vla_cli.replay import load_replay
-from vla_cli.retention import FED_OTHERWISE, RETENTION, Context, Method, lacking
-from vla_cli.retention import fed_otherwise as fed_otherwise_error
+from vla_cli.retention import FED_OTHERWISE, Context, Method
 from vla_cli.retention.composition import Composition, shares
+from vla_cli.retention.selection import numbers_kept, select_methods
 from vla_cli.windows import Windows
 
 STAGE = "finetune"
 _SMALLER = "fewer --noise-draws, lora in place of full (--vision lora, ...), or --device cpu"
 HELD_OUT_WINDOWS = 64
-RESPONSE_WINDOWS = 32
-"""Frames of the demonstrations at which the response to words is measured for `guidance: {weight: auto}`."""
 
 
 @dataclass
@@ -84,6 +82,8 @@ def plan(config: FinetuneConfig) -> dict[str, Any]:
     record = RunRecord(STAGE, {}, warnings=list(prepared.warnings))
     _replay(prepared, record, SILENT)  # refused where a run would refuse it
     frames = sum(len(d) for d in dataset.split("train"))
+    with _fitting_into_memory(recipe):
+        estimate = _estimate(prepared)
     return {
         "stage": STAGE,
         "dry_run": True,
@@ -94,14 +94,46 @@ def plan(config: FinetuneConfig) -> dict[str, Any]:
         "train_episodes": len(dataset.train),
         "train_frames": frames,
         "epochs": round(recipe.steps * recipe.batch_size / max(1, frames), 2),
-        "estimate": estimate(
-            load_config(prepared.files.directory),
-            layout=_layout(recipe),
-            train_heads=_train_heads(prepared),
-            copies=2 if _keeps_the_base(prepared) else 1,
-        ),
+        "estimate": estimate,
         "warnings": record.warnings,
     }
+
+
+def _estimate(prepared: Plan) -> dict[str, Any]:
+    """Memory and time that training takes; see `policies.estimate`."""
+    recipe, methods = prepared.recipe, prepared.methods
+    model = load_config(prepared.files.directory)
+    sizes = sizes_of(model, layout=layout_of(recipe), train_heads=_train_heads(prepared))
+    copies = 2 if _keeps_the_base(prepared) else 1
+    if not recipe.trains:
+        return {**memory(sizes, copies=copies), **no_time("no weight is trained")}
+    kept = numbers_kept(methods.values(), trained=sizes.trained, outright=sizes.outright, held=sizes.held)
+    kept += sizes.trained if recipe.early_stopping else 0
+    own = recipe.batch_size - sum(shares(methods, recipe.batch_size).values())
+    took = time_of(
+        lambda: _step(prepared, model),
+        sizes,
+        steps=_settings(prepared, own).steps,
+        beside=list(methods),
+        certain=recipe.adapt == "always" or prepared.spec.statistics_from != "base",
+    )
+    return {**memory(sizes, copies=copies, kept=kept), **took}
+
+
+def _step(prepared: Plan, model_config: Any) -> Callable[[int], object]:
+    """A function that does a training step of a number, on weights drawn at random and without retention methods."""
+    config, recipe, spec = prepared.config, prepared.recipe, prepared.spec
+    model_config.loss_reduction = "none"
+    model = untrained(model_config)
+    set_threads(model, config.threads)
+    model = make_trainable(model, layout_of(recipe), train_heads=_train_heads(prepared), seed=config.seed)
+    policy = FlowPolicy(model, load_prompts(prepared.files, spec.tokenizer), spec, pick_device(config.device))
+    windows = Windows(prepared.dataset.split("train"), spec.cameras, spec.chunk_size)
+    hooks = Composition({}, windows, recipe.batch_size, config.seed)
+    # no length that could make the loss infinite, which says nothing of the base's own weights
+    settings = replace(_settings(prepared, recipe.batch_size), learning_rate=1e-9)
+    trainer = Trainer(policy, settings, config.out)  # a single step writes none of its files
+    return lambda number: trainer.step(number, hooks)
 
 
 def run(config: FinetuneConfig, progress: Progress = SILENT) -> dict[str, Any]:
@@ -117,10 +149,14 @@ def run(config: FinetuneConfig, progress: Progress = SILENT) -> dict[str, Any]:
     for warning in prepared.warnings:
         progress.note(warning)
     with building(config.out, prepared.request, overwrite=config.overwrite, resume=config.resume) as partial:
-        with within_memory("Fine-tuning", hint=f"a --batch-size below {prepared.recipe.batch_size}, {_SMALLER}"):
+        with _fitting_into_memory(prepared.recipe):
             record = _train(prepared, partial, progress)
         record.save(partial)
     return _summary(config, record.document())
+
+
+def _fitting_into_memory(recipe: Recipe) -> AbstractContextManager[None]:
+    return within_memory("Fine-tuning", hint=f"a --batch-size below {recipe.batch_size}, {_SMALLER}")
 
 
 def _summary(config: FinetuneConfig, document: dict[str, Any]) -> dict[str, Any]:
@@ -175,7 +211,7 @@ def _prepare(config: FinetuneConfig) -> Plan:
     check_resumable(config.out, request, resume=config.resume)
     given = {"replay": config.replay is not None, "alternatives": bool(alternatives)}
     fed_otherwise = base.own is not None and spec.statistics_from != "base"
-    methods, left_out = _methods(config, recipe, given, fed_otherwise=fed_otherwise)
+    methods, left_out = select_methods(recipe, given, config.dataset, fed_otherwise=fed_otherwise)
     used = _uses(recipe, methods, files, spec, fed_otherwise=fed_otherwise)
     warnings += [
         f"--{name} is given, but recipe '{recipe.name}' does not use it."
@@ -202,35 +238,6 @@ def _check_held_out(config: FinetuneConfig, recipe: Recipe, dataset: Dataset) ->
             expected="a dataset with held-out episodes",
             hint="vla preprocess with --val-fraction 0.1 or --split operator, or --early-stopping 0",
         )
-
-
-def _methods(
-    config: FinetuneConfig, recipe: Recipe, given: dict[str, bool], *, fed_otherwise: bool
-) -> tuple[dict[str, Method], dict[str, str]]:
-    """The recipe's retention methods that can work with what was given, and the optional ones that cannot.
-
-    Raises:
-        ConfigError: one that is not optional cannot and is certain to be used, or has options that cannot be.
-    """
-    methods: dict[str, Method] = {}
-    left_out = {}
-    # else the calibrated base may do without; one that is fed otherwise never does
-    certain = recipe.trains and (recipe.adapt == "always" or fed_otherwise)
-    for name, options in recipe.retention.items():
-        method = RETENTION.get(name)(**options)  # built even where it is left out: its options are checked
-        # first what no data could mend
-        if certain and fed_otherwise and method.asks_the_base():
-            if name not in recipe.optional:
-                raise fed_otherwise_error(name)
-            left_out[name] = f"{FED_OTHERWISE}: what it would teach means nothing"
-            continue
-        if missing := [need for need in recipe.optional.get(name, ()) if not given[need]]:
-            left_out[name] = f"no --{missing[0]} was given{_proposed(config.dataset, missing[0])}"
-            continue
-        methods[name] = method
-        if certain and (missing := [need for need in method.needs() if not given[need]]):
-            raise lacking(name, missing[0])
-    return methods, left_out
 
 
 def _uses(
@@ -311,19 +318,8 @@ def _train(prepared: Plan, partial: Path, progress: Progress) -> RunRecord:
     frozen = lru_cache(maxsize=1)(lambda: _frozen_policy(prepared))
     hooks = _retention(prepared, dataset, policy, demonstrations, replay, record, frozen)
     _check_words(prepared, policy, hooks, record, progress)
-    # the demonstrations are seen as often as without the windows that others fill: N / (1 - lambda) steps
-    steps = round(recipe.steps * recipe.batch_size / hooks.own) if recipe.compensate else recipe.steps
-    settings = Settings(
-        steps=steps,
-        learning_rate=recipe.learning_rate,
-        noise_draws=recipe.noise_draws,
-        warmup=recipe.warmup,
-        weight_decay=recipe.weight_decay,
-        clip=recipe.clip,
-        seed=config.seed,
-        checkpoint_every=config.checkpoint_every,
-        early_stopping=recipe.early_stopping,
-    )
+    settings = _settings(prepared, hooks.own)
+    steps = settings.steps
     held_out = _held_out(prepared, dataset, policy)
     trainer = Trainer(policy, settings, partial)
     last, warnings = trainer.run(hooks, progress, held_out)
@@ -341,7 +337,7 @@ def _train(prepared: Plan, partial: Path, progress: Progress) -> RunRecord:
     for file, svg in hooks.pictures().items():
         write_text(partial / file, svg)
     if recipe.guidance.get("weight") == AUTO:
-        spec = replace(spec, guidance=_measured_guidance(prepared, policy, frozen, demonstrations, record))
+        spec = replace(spec, guidance=_guidance(prepared, policy, frozen, demonstrations, record))
     save_trained(policy.model, partial, base_name=config.base)
     save_spec(spec, partial)
     record.counts = {**_episode_counts(prepared), "steps": steps}
@@ -355,29 +351,35 @@ def _train(prepared: Plan, partial: Path, progress: Progress) -> RunRecord:
     return record
 
 
+def _settings(prepared: Plan, own: int) -> Settings:
+    """Of the training loop, where `own` windows of each batch are the demonstrations'."""
+    config, recipe = prepared.config, prepared.recipe
+    return Settings(
+        # the demonstrations are seen as often as without the windows that others fill: N / (1 - lambda) steps
+        steps=round(recipe.steps * recipe.batch_size / own) if recipe.compensate else recipe.steps,
+        learning_rate=recipe.learning_rate,
+        noise_draws=recipe.noise_draws,
+        warmup=recipe.warmup,
+        weight_decay=recipe.weight_decay,
+        clip=recipe.clip,
+        seed=config.seed,
+        checkpoint_every=config.checkpoint_every,
+        early_stopping=recipe.early_stopping,
+    )
+
+
 def _trainable_policy(prepared: Plan) -> FlowPolicy:
     recipe = prepared.recipe
     model, prompts, _ = load_base(prepared.config.base, tokenizer=prepared.spec.tokenizer)
     set_threads(model, prepared.config.threads)
-    model = make_trainable(model, _layout(recipe), train_heads=_train_heads(prepared), seed=prepared.config.seed)
+    model = make_trainable(model, layout_of(recipe), train_heads=_train_heads(prepared), seed=prepared.config.seed)
     return FlowPolicy(model, prompts, prepared.spec, pick_device(prepared.config.device))
 
 
 def _kind(recipe: Recipe) -> Kind:
     if not recipe.trains:
         return "frozen"
-    return "lora" if _layout(recipe).is_peft else "full"
-
-
-def _layout(recipe: Recipe) -> Layout:
-    ways = recipe.modalities()
-    ranks = {name: rank for name, (way, rank) in ways.items() if way == "lora"}
-    return Layout(
-        ranks=ranks,
-        full=tuple(name for name, (way, _) in ways.items() if way == "full"),
-        # alpha belongs to the recipe's rank; a RANK of its own takes alpha = RANK (see recipe.py)
-        alpha=recipe.alpha if set(ranks.values()) == {recipe.rank} else 0,
-    )
+    return "lora" if layout_of(recipe).is_peft else "full"
 
 
 def _train_heads(prepared: Plan) -> bool:
@@ -410,32 +412,22 @@ def _check_words(prepared: Plan, policy: FlowPolicy, hooks: Composition, record:
             progress.note(record.warnings[-1])
 
 
-def _measured_guidance(
+def _guidance(
     prepared: Plan, policy: FlowPolicy, frozen: Callable[[], FlowPolicy], demonstrations: Windows, record: RunRecord
 ) -> dict[str, Any]:
-    """Default guidance that gives the adapted policy the base's response to words back, where that can be measured."""
-    spec, kind = prepared.spec, prepared.recipe.guidance["kind"]
+    """The adapter's default guidance, its weight measured where there is a base to measure it beside."""
     if prepared.fed_otherwise:
         return plain_guidance(f"its weight is to be measured beside the base, but {FED_OTHERWISE}")
-    trained = spec.instructions[0] if spec.instructions else ""
-    if kind in ("contrast", "both") and not trained:
-        return spec.guidance
-    probe = Guidance(kind, 1.0, negatives_of(kind, spec.instructions))
-    others = [a.instruction for a in prepared.alternatives if probe.covers(a.instruction)]
-    if not others:
-        return plain_guidance("its weight is to be measured with other instructions, and no --alternatives were given")
-    found = measure_response(
+    return measured_guidance(
+        prepared.recipe.guidance["kind"],
+        prepared.spec,
         policy,
-        frozen(),
-        demonstrations.gather(demonstrations.spread(RESPONSE_WINDOWS)),
-        others,
-        trained=trained,
-        draws=4,
+        frozen,
+        demonstrations,
+        prepared.alternatives,
         seed=prepared.config.seed,
-        kind=kind,
+        record=record,
     )
-    record.facts["response"] = found.document()
-    return choose_guidance(found, kind).document()
 
 
 def _cache() -> Path:
@@ -501,14 +493,6 @@ def _retention(
         )
     )
     return hooks
-
-
-def _proposed(dataset: Path, need: str) -> str:
-    """Where to find what was not given: preprocess proposes alternatives, but only a person can vouch for them."""
-    if need != "alternatives" or not (dataset / ALTERNATIVES).is_file():
-        return ""
-    # it goes into run.json, which names no place: places differ by machine
-    return f" ({dataset.name}/{ALTERNATIVES} proposes some: read it, and cut what is not there)"
 
 
 def _frozen_policy(prepared: Plan) -> FlowPolicy:
