@@ -53,6 +53,16 @@ def base_read_once() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def steps_are_not_timed() -> Iterator[None]:
+    """A dry run does three training steps; the tests of everything else that a plan says need not wait for them."""
+    estimate = sys.modules.get("vla_cli.policies.estimate")
+    with pytest.MonkeyPatch.context() as patch:
+        if estimate is not None:
+            patch.setattr(estimate, "seconds_a_step", lambda prepare: 0.25)
+        yield
+
+
 def _copies(load: Callable[..., Any]) -> Callable[..., Any]:
     read: dict[str, Any] = {}
 

@@ -12,7 +12,7 @@ from vla_cli.adapter import load_spec
 from vla_cli.configs import FinetuneConfig
 from vla_cli.errors import ConfigError
 from vla_cli.files import read_json
-from vla_cli.policies.adaptation import make_trainable
+from vla_cli.policies.adaptation import layout_of, make_trainable
 from vla_cli.policies.checkpoint import load_base
 from vla_cli.recipe import load_recipe, recipe_for, recipe_names
 from vla_cli.retention import RETENTION
@@ -117,6 +117,20 @@ def test_a_rank_that_no_modality_takes_is_refused(recipe: str) -> None:
     assert taken.modalities()["action"] == ("lora", 4) and taken.alpha == 4
 
 
+def test_early_stopping_is_the_recipes_or_the_options(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("method: lora\nearly_stopping: 40\n")
+    config = FinetuneConfig(dataset=Path("d"), base="b", out=Path("o"), recipe=str(file))
+    assert recipe_for(config).document()["early_stopping"] == 40
+    assert recipe_for(replace(config, early_stopping=20)).early_stopping == 20
+    # off, it is not said: what older versions wrote of the same recipe says the same
+    assert "early_stopping" not in recipe_for(replace(config, early_stopping=0)).document()
+    with pytest.raises(ConfigError, match="'calibrate' trains no weight: there is nothing to stop"):
+        recipe_for(replace(config, recipe="calibrate", early_stopping=20))
+    with pytest.raises(ConfigError, match="early_stopping is -1, not from 0"):
+        recipe_for(replace(config, early_stopping=-1))
+
+
 def test_all_problems_come_at_once(tmp_path: Path) -> None:
     bad = tmp_path / "bad.yaml"
     huge = "1" + "0" * 400
@@ -156,7 +170,7 @@ def test_an_alpha_is_followed_by_every_modality_or_refused(tmp_path: Path, text:
             load_recipe(str(path))
         return
     recipe = load_recipe(str(path))
-    model = make_trainable(load_base(str(BASE))[0], finetune._layout(recipe), train_heads=False, seed=0)
+    model = make_trainable(load_base(str(BASE))[0], layout_of(recipe), train_heads=False, seed=0)
     strengths = {module.scaling["default"] for module in model.modules() if hasattr(module, "lora_A")}
     assert strengths == {recipe.alpha / recipe.rank}
 
@@ -164,4 +178,4 @@ def test_an_alpha_is_followed_by_every_modality_or_refused(tmp_path: Path, text:
 def test_one_modality_with_a_rank_of_its_own_is_as_strong_as_several(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("method: lora\nvision: frozen\nlanguage: frozen\naction: lora:32\n")
-    assert finetune._layout(load_recipe(str(path))).alpha in (0, 32), "0 is alpha = rank"
+    assert layout_of(load_recipe(str(path))).alpha in (0, 32), "0 is alpha = rank"

@@ -91,6 +91,8 @@ class PolicySpec:
             for none. Pictures that belong to it lie in `calibration/` beside `policy.json`.
         squared: edge of the squares that `vla preprocess --image-size` padded and resized the demonstrations' pictures
             to; what a camera gives is prepared alike before anything else. None: it is taken as it is, and stretched.
+        early_stopping: which step's weights were kept, and why (`policies.early_stopping.Kept.document`); empty where
+            the training ran to its end and the last step's were.
     """
 
     family: str
@@ -114,12 +116,15 @@ class PolicySpec:
     guidance: dict[str, Any] = field(default_factory=lambda: {"weight": 1.0})
     calibration: dict[str, Any] = field(default_factory=dict)
     squared: int | None = None
+    early_stopping: dict[str, Any] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
         """As the JSON document of `policy.json`."""
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
         plain["state"], plain["actions"] = self.state.to_json(), self.actions.to_json()
         plain["base"] = asdict(self.base) if self.base else None
+        if not self.early_stopping:
+            del plain["early_stopping"]
         return {"schema_version": SCHEMA_VERSION, **plain}
 
     def merged(self) -> PolicySpec:

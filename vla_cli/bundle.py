@@ -129,6 +129,7 @@ def _card(spec: PolicySpec, run: dict[str, Any], report: Report | None, outcome:
         + (f", revision {spec.base.revision}" if spec.base and spec.base.revision else ""),
         f"- dataset: {run['request']['dataset']['name']}, {run['request']['dataset']['digest']}",
         f"- recipe: {spec.recipe}, {run['counts']['steps']} steps, seed {run['request']['seed']}",
+        *([f"- early stopping: {why}"] if (why := spec.early_stopping.get("why")) else []),
         *_differences(outcome),
         *[f"- `merged/` is without the base's `{name}`: {why}" for name, why in outcome.left_out.items()],
         "- every file's SHA-256: `digests.json`",

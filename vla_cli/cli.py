@@ -190,6 +190,13 @@ def finetune(
     steps: Annotated[int | None, typer.Option(help="Optimiser steps [recipe's].")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Windows a step, replay included [recipe's].")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate [recipe's].")] = None,
+    early_stopping: Annotated[
+        int | None,
+        typer.Option(
+            help="End where the held-out loss has not fallen for so many steps, and keep the best step's weights; "
+            "0: train to the end [recipe's]."
+        ),
+    ] = None,
     rank: Annotated[int | None, typer.Option(help="LoRA rank; alpha follows [recipe's].")] = None,
     vision: Annotated[str | None, typer.Option(help="full, frozen, lora or lora:RANK [recipe's].")] = None,
     language: Annotated[str | None, typer.Option(help="full, frozen, lora or lora:RANK [recipe's].")] = None,

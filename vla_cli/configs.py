@@ -189,6 +189,7 @@ class FinetuneConfig(StageConfig):
         steps: optimiser steps.
         batch_size: windows a step, replay included.
         learning_rate: peak learning rate.
+        early_stopping: steps without a lower held-out loss after which training ends; 0 for never.
         rank: LoRA rank.
         vision, language, action: how one modality is adapted: full, frozen, lora or lora:RANK.
         calibrate: fit explicit transforms to the base's own domain first; see vla_cli/calibration.
@@ -212,6 +213,7 @@ class FinetuneConfig(StageConfig):
     steps: int | None = None
     batch_size: int | None = None
     learning_rate: float | None = None
+    early_stopping: int | None = None
     rank: int | None = None
     vision: str | None = None
     language: str | None = None

@@ -5,6 +5,7 @@ method: full | lora | none                      for all three modalities; none t
 vision, language, action: full | frozen | lora | lora:RANK        one modality otherwise than `method`
 steps, batch_size, learning_rate, noise_draws, warmup, weight_decay, clip
 rank, alpha, heads: full | lora | auto          for LoRA; alpha is of `rank`, lora:RANK has alpha = RANK
+early_stopping: steps                           ends where the held-out loss has not fallen for so many; 0: never
 compensate: true | false                        N / (1 - lambda) steps where retention methods fill a share lambda
 calibrate: true | false                         transforms between deployment and base first; see vla_cli/calibration
 adapt: always | when-needed                     when-needed: no weights where the calibrated base can do the task
@@ -52,6 +53,8 @@ class Recipe:
         warmup: steps.
         weight_decay: AdamW's, on the trained weights.
         clip: largest gradient norm.
+        early_stopping: training ends when the held-out loss has not fallen for so many steps, and the weights of the
+            step where it was lowest are kept; 0 trains to the end and keeps the last. See policies.early_stopping.
         rank, alpha: LoRA's; the delta is alpha / rank * B A. A modality with a RANK of its own has alpha = RANK, so
             that its delta is B A; an alpha that is not the recipe's rank is refused beside one.
         heads: how state and action projections are adapted with LoRA: "lora" (the output projection only), "full"
@@ -77,6 +80,7 @@ class Recipe:
     warmup: int = between(20, 0, MOST)
     weight_decay: float = from_0(0.0)
     clip: float = above_0(1.0)
+    early_stopping: int = between(0, 0, MOST)
     rank: int = between(8, 1, HIGHEST_RANK)
     alpha: float = above_0(8)
     heads: str = "auto"
@@ -88,8 +92,11 @@ class Recipe:
     guidance: dict[str, Any] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
-        """As JSON values."""
-        return asdict(self)
+        """As JSON values; early stopping only where it is on, so that what older versions began can be gone on with."""
+        found = asdict(self)
+        if not self.early_stopping:
+            del found["early_stopping"]
+        return found
 
     @property
     def trains(self) -> bool:
@@ -175,6 +182,7 @@ def recipe_for(config: FinetuneConfig) -> Recipe:
         batch_size=config.batch_size,
         learning_rate=config.learning_rate,
         noise_draws=config.noise_draws,
+        early_stopping=config.early_stopping,
         vision=config.vision,
         language=config.language,
         action=config.action,
@@ -191,6 +199,11 @@ def recipe_for(config: FinetuneConfig) -> Recipe:
         raise ConfigError(
             f"--rank is given, but recipe '{recipe.name}' trains no modality by LoRA of the recipe's rank",
             hint="--recipe lora, or --vision, --language or --action with lora:RANK",
+        )
+    if config.early_stopping and not recipe.trains:
+        raise ConfigError(
+            f"--early-stopping is given, but recipe '{recipe.name}' trains no weight: there is nothing to stop",
+            hint="the same without --early-stopping, or a recipe that trains, such as --recipe lora",
         )
     if config.replay_fraction is None:
         return recipe

@@ -20,7 +20,6 @@ from vla_cli.policies.adaptation import (
     Layout,
     base_name,
     count_parameters,
-    estimate,
     make_full,
     make_lora,
     make_trainable,
@@ -29,6 +28,7 @@ from vla_cli.policies.adaptation import (
     trained_parameters,
 )
 from vla_cli.policies.checkpoint import attach, load_base
+from vla_cli.policies.estimate import memory, sizes_of
 from vla_cli.policies.flow import FlowPolicy, load
 from vla_cli.policies.flow_matching import Batch
 from vla_cli.policies.modalities import HEADS, MODALITIES, modality_of
@@ -269,16 +269,20 @@ def test_an_adapter_is_loaded_where_the_model_is(base: Path, adapter: Path, monk
 def test_the_estimate_of_the_full_size_model_needs_no_weights_and_counts_right(base: Path) -> None:
     from transformers import PI0Config
 
-    lora = estimate(PI0Config(), layout=Layout(dict.fromkeys(MODALITIES, 16)), train_heads=False)
+    lora = memory(sizes_of(PI0Config(), layout=Layout(dict.fromkeys(MODALITIES, 16)), train_heads=False))
     assert 3.2e9 < lora["parameters"] < 3.8e9 and lora["trained_parameters"] < 0.03 * lora["parameters"]
     model, _, _ = load_base(str(base))
-    real = count_parameters(make_lora(model, ranks=EVEN, alpha=4, train_heads=True, seed=0))
-    told = estimate(model.config, layout=Layout(EVEN), train_heads=True)
+    bare = sum(p.numel() for p in model.parameters())
+    wrapped = make_lora(model, ranks=EVEN, alpha=4, train_heads=True, seed=0)
+    real, deltas = count_parameters(wrapped), Deltas(wrapped)
+    sizes = sizes_of(model.config, layout=Layout(EVEN), train_heads=True)
+    assert sizes.outright == sum(p.numel() for p in deltas.base.values()), "what remember_base copies"
+    assert sizes.held == sum(delta.numel() for delta in deltas().values()), "what Fisher information is of"
+    told = memory(sizes)
     assert told["parameters"] == real.pop("total") and told["trained_parameters"] == sum(real.values())
     # a frozen base beside it has the bare model's weights
-    beside = estimate(model.config, layout=Layout(EVEN), train_heads=True, copies=2)
-    bare = sum(p.numel() for p in load_base(str(base))[0].parameters())
-    assert beside == {**told, "weight_bytes": told["weight_bytes"] + 4 * bare}
+    beside = memory(sizes, copies=2, kept=5)
+    assert beside == {**told, "weight_bytes": told["weight_bytes"] + 4 * bare, "kept_bytes": 20}
 
 
 def test_a_lora_of_the_lectures_size_counts_as_the_lecture_does() -> None:

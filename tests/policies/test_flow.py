@@ -303,10 +303,24 @@ def test_weights_in_several_files_and_of_half_precision_are_a_base_too(base: Pat
     model, _, files = load_base(str(copy))
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert torch.equal(model.action_out_proj.weight, weights["action_out_proj.weight"].float())
-    (copy / "model-00002-of-00002.safetensors").unlink()
+    shard = copy / "model-00002-of-00002.safetensors"
+    whole = shard.read_bytes()
+    save_file({name: value + 1 for name, value in load_file(shard).items()}, shard, metadata={"format": "pt"})
     assert locate_base(str(copy)).reference.digest != files.reference.digest
-    with pytest.raises(InputError, match=r"cannot be loaded .*model-00002"):
-        load_base(str(copy))
+    for part in (whole[:-1], b"version https://git-lfs.github.com/spec/v1\n"):
+        shard.write_bytes(part)
+        with pytest.raises(InputError, match=r"cannot be loaded: .*model-00002-of-00002.* is cut short"):
+            locate_base(str(copy))
+    shard.unlink()
+    with pytest.raises(InputError, match=r"of the 2 files .*index\.json names, 1 is not there \(model-00002"):
+        locate_base(str(copy))
+    index = copy / "model.safetensors.index.json"
+    index.write_text("[]")
+    with pytest.raises(InputError, match="no weight_map"):
+        locate_base(str(copy))
+    index.unlink()
+    with pytest.raises(InputError, match=r"neither model\.safetensors nor"):
+        locate_base(str(copy))
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
-"""The training loop on one made-up weight: what is no number ends it, in words."""
+"""The training loop on one made-up weight: what is no number ends it, in words; and early stopping."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,9 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from builders import contents
 from torch import Tensor, nn
 
 from vla_cli.errors import InputError
+from vla_cli.policies.early_stopping import EarlyStopping, Kept
 from vla_cli.policies.trainer import Settings, Trainer
 from vla_cli.progress import SILENT
 from vla_cli.windows import Samples
@@ -61,3 +65,75 @@ def test_one_step_is_told(tmp_path: Path) -> None:
 def test_what_is_no_number_ends_the_training(tmp_path: Path, loss: Callable[[Tensor], Tensor], said: str) -> None:
     with pytest.raises(InputError, match=said):
         trained(tmp_path, loss)
+
+
+LOSSES = [5.0, 3.0, 4.0, 3.0, 2.0, 6.0, 7.0, 8.0, 1.0, 0.0]
+"""Held-out losses after each step: the lowest of those that are seen before three in a row are not lower is the 5th."""
+
+
+def held_out_by_step(directory: Path, patience: int, *, stop_at: int = 0) -> tuple[Trainer, dict[str, float], float]:
+    """A training that reads its held-out losses from `LOSSES`: its trainer, its last metrics and its weight.
+
+    Args:
+        directory: with a checkpoint of a part of it, or empty.
+        patience: of early stopping.
+        stop_at: the step in which it is interrupted; 0 for none.
+    """
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(model.weight)
+    now = {"step": 0}
+    policy: Any = SimpleNamespace(
+        model=model, batch=lambda samples: None, losses=lambda batch, **_: (model.weight[0] - 9).square().expand(2)
+    )
+
+    def draw(number: int) -> dict[str, Samples]:
+        now["step"] = number + 1
+        if stop_at == number + 1:
+            raise KeyboardInterrupt
+        return {"demonstrations": samples()}
+
+    hooks: Any = SimpleNamespace(
+        draw=draw,
+        weigh=lambda losses: losses,
+        penalties=lambda *_: {},
+        wrap_gradient=lambda *_: None,
+        watch=lambda done: ({"weight": model.weight.item()}, [f"weight {model.weight.item():.4f}"]),
+    )
+    settings = replace(SETTINGS, steps=len(LOSSES), checkpoint_every=2, early_stopping=patience)
+    trainer = Trainer(policy, settings, directory)
+    last, warnings = trainer.run(hooks, SILENT, lambda: LOSSES[now["step"] - 1])
+    assert warnings == [f"weight {model.weight.item():.4f}"], "what is said at the end is of the weights that are kept"
+    return trainer, last, model.weight.item()
+
+
+def test_early_stopping_keeps_the_best_steps_weights_and_says_why(tmp_path: Path) -> None:
+    trainer, last, weight = held_out_by_step(tmp_path, 3)
+    assert trainer.kept == Kept(step=5, steps_done=8, steps_planned=10, patience=3, held_out_loss=2.0)
+    assert "lowest after step 5 of 10 (2); 3 further steps did not lower it" in trainer.kept.words
+    assert "ended after step 8, and the weights of step 5 are kept" in trainer.kept.words
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["held_out_loss"] for row in rows] == LOSSES[:8], "every step is measured where the patience is short"
+    assert last == {**rows[4], "weight": weight}
+    (tmp_path / "to the end").mkdir()
+    assert held_out_by_step(tmp_path / "to the end", 0)[2] != weight
+
+
+@pytest.mark.parametrize("stop_at", [2, 4, 6, 8])
+def test_early_stopping_resumes_to_the_same_end(tmp_path: Path, stop_at: int) -> None:
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "halves").mkdir()
+    whole, *end = held_out_by_step(tmp_path / "whole", 3)
+    with pytest.raises(KeyboardInterrupt):
+        held_out_by_step(tmp_path / "halves", 3, stop_at=stop_at)
+    halves, *resumed = held_out_by_step(tmp_path / "halves", 3)
+    assert (halves.kept, resumed) == (whole.kept, end)
+    assert contents(tmp_path / "halves") == contents(tmp_path / "whole")
+
+
+def test_early_stopping_that_never_ends_the_training_still_keeps_the_best_step(tmp_path: Path) -> None:
+    trainer, *_ = held_out_by_step(tmp_path, 100)
+    assert trainer.kept is not None
+    assert (trainer.kept.step, trainer.kept.steps_done) == (10, 10)
+    assert "the last one" in trainer.kept.words
+    stopping = EarlyStopping(100, {})
+    assert [step for step in range(1, 101) if stopping.is_due(step)] == [25, 50, 75, 100]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,10 +26,16 @@ NOWHERE = Path("nowhere")
 def made(
     episodes: Path, dataset: Path, base: Path, adapter: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
-    """An artefact of each kind, and a tokenizer that cannot be read."""
+    """An artefact of each kind, a tokenizer that cannot be read, and a base without one of its weight files."""
     damaged = tmp_path_factory.mktemp("words")
     (damaged / "tokenizer.json").write_text("{}")
-    return {"episodes": episodes, "dataset": dataset, "base": base, "adapter": adapter, "damaged": damaged}
+    half = tmp_path_factory.mktemp("half") / "base"
+    shutil.copytree(base, half)
+    (half / "model.safetensors").rename(half / "model-00001-of-00002.safetensors")
+    places = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (half / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    found = {"episodes": episodes, "dataset": dataset, "base": base, "adapter": adapter}
+    return {**found, "damaged": damaged, "half": half}
 
 
 def stages(made: dict[str, Path], out: Path) -> dict[str, tuple[ModuleType, Any]]:
@@ -72,6 +80,7 @@ def test_a_plan_of_what_works_is_made(made: dict[str, Path], tmp_path: Path) -> 
         ("finetune", {"dataset": "adapter"}, "an adapter, written by finetune"),
         ("finetune", {"base": "adapter"}, "--merge"),
         ("finetune", {"base": "dataset"}, "a dataset, written by preprocess"),
+        ("finetune", {"base": "half"}, "names, 1 is not there (model-00002-of-00002.safetensors)"),
         ("finetune", {"replay": "adapter"}, "an adapter, written by finetune"),
         ("finetune", {"recipe": "rehearse"}, "needs base-domain data"),
         ("finetune", {"recipe": "retain"}, "needs other instructions"),
@@ -106,6 +115,8 @@ def test_a_plan_of_what_works_is_made(made: dict[str, Path], tmp_path: Path) -> 
         ("export", {"adapter": "base"}, "is a base policy"),
         ("export", {"report": "dataset"}, "a dataset, written by preprocess"),
         ("export", {"base": "dataset"}, "a dataset, written by preprocess"),
+        ("export", {"base": "half"}, "names, 1 is not there"),
+        ("steer", {"base": "half"}, "names, 1 is not there"),
     ],
 )
 def test_what_a_run_refuses_a_dry_run_refuses(

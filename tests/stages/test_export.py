@@ -337,10 +337,12 @@ def test_weights_trained_in_full_behind_a_calibration_act_everywhere(dataset: Pa
 def test_the_card_of_a_guided_policy_can_be_followed(adapter: Path, base: Path, tmp_path: Path) -> None:
     """Its code runs as it stands, and guides what `vla eval-steer` guides."""
     guided = shutil.copytree(adapter, tmp_path / "guided")
-    save_spec(replace(load_spec(guided), guidance={"kind": "contrast", "weight": 1.5, "why": "a test"}), guided)
+    guidance = {"kind": "contrast", "weight": 1.5, "why": "a test"}
+    save_spec(replace(load_spec(guided), guidance=guidance, early_stopping={"why": "step 2 was best"}), guided)
     export.run(ExportConfig(adapter=guided, out=tmp_path / "bundle"))
     card = (tmp_path / "bundle" / "README.md").read_text()
     assert "`PeftModel` does not apply the default guidance" in card
+    assert "- early stopping: step 2 was best" in card
     code = card.split("```python\n")[1].split("```")[0].replace("path/to/this/bundle", str(tmp_path / "bundle"))
     plain = load(str(base), adapter, device="cpu")
     known = {

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +19,8 @@ from vla_cli.dataset import load_dataset, save_dataset
 from vla_cli.errors import ConfigError, InputError
 from vla_cli.files import partial_path, read_json
 from vla_cli.language.alternatives import FILE_NAME as ALTERNATIVES
+from vla_cli.policies import estimate
+from vla_cli.policies.estimate import Sizes, seconds_a_step
 from vla_cli.recipe import FOLDER
 from vla_cli.stages import finetune, ingest, preprocess
 from vla_cli.stats import compute
@@ -34,7 +38,15 @@ def test_interrupted_and_resumed_ends_with_the_same_bytes(
     dataset: Path, replay: Path, base: Path, tmp_path: Path, recipe: str
 ) -> None:
     options = {"recipe": recipe, "replay": replay if recipe == "rehearse" else None}
+    if recipe == "lora":
+        options["early_stopping"] = 8  # measured where checkpoints are: after 2, 4 and 5 steps
     finetune.run(config(dataset, base, tmp_path / "whole", **options))
+    told, run = load_spec(tmp_path / "whole").early_stopping, read_json(tmp_path / "whole" / "run.json")
+    assert told == run["facts"].get("early_stopping", {}) and bool(told) == (recipe == "lora")
+    assert bool(told) == ("early_stopping" in run["request"]) == ("early_stopping" in run["request"]["recipe"])
+    if told:
+        assert f"lowest after step {run['facts']['last_step']['step']} of 5" in told["why"]
+        assert told["held_out_loss"] == run["facts"]["last_step"]["held_out_loss"]
     with pytest.raises(KeyboardInterrupt):
         finetune.run(config(dataset, base, tmp_path / "halves", **options), InterruptAfter(4))
     assert not (tmp_path / "halves").exists()
@@ -76,32 +88,69 @@ def test_the_loss_goes_down(dataset: Path, base: Path, tmp_path: Path) -> None:
     assert np.mean(losses[-6:]) < 0.8 * np.mean(losses[:6])
 
 
-def test_a_dry_run_writes_nothing(dataset: Path, base: Path, tmp_path: Path) -> None:
-    plan = finetune.plan(config(dataset, base, tmp_path / "out"))
+def test_a_dry_run_writes_nothing(dataset: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimate, "seconds_a_step", seconds_a_step)
+    monkeypatch.chdir(tmp_path)
+    begun = time.perf_counter()
+    plan = finetune.plan(config(dataset, base, tmp_path / "out", recipe="delock"))
+    took = time.perf_counter() - begun
     assert plan["train_episodes"] == 18 and plan["recipe"]["steps"] == 5
-    assert plan["estimate"]["optimiser_bytes"] == 12 * plan["estimate"]["trained_parameters"] > 0
+    told = plan["estimate"]
+    assert told["optimiser_bytes"] == 12 * told["trained_parameters"] > 0
+    assert 0 < told["seconds_a_step"] < took and told["seconds"] == 5 * told["seconds_a_step"]
+    assert "for 5 steps" in told["time"] and told["time"].endswith("without what l2 do in a step")
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_time_of_a_large_base_is_left_to_the_run() -> None:
+    def never() -> Callable[[int], object]:
+        raise AssertionError("its steps are not to be timed")
+
+    sizes = Sizes(bare=3 * 10**9, total=3 * 10**9, trained=1, outright=0, held=0)
+    told = estimate.time_of(never, sizes, steps=300, beside=["merge"], certain=False)
+    assert told["seconds"] is None and "3,000 million parameters is not loaded" in told["time"]
+    assert "the run says after its first steps" in told["time"]
+
+
+def test_a_run_says_once_how_long_the_rest_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for each, words in ((30.0, "a step takes 30 s: some 2.4 hours for the 287 left"), (0.1, "")):
+        clock = estimate.Clock(300)
+        seconds = iter([0.0, 2 * each])
+        monkeypatch.setattr(estimate.time, "perf_counter", lambda seconds=seconds: next(seconds))
+        # resumed at step 10: the first step is not counted
+        assert [clock.tick(done) for done in range(11, 15)] == ["", "", words, ""]
+    assert [estimate.duration(s) for s in (0.2, 1.4, 60, 5000, 9000)] == [
+        "1 second",
+        "1 second",
+        "60 seconds",
+        "83 minutes",
+        "2.5 hours",
+    ]
+
+
 @pytest.mark.parametrize(
-    ("recipe", "models"),
+    ("recipe", "models", "kept"),
     [
-        ("", 1),
-        ("retention: {rehearsal: {}}", 1),
-        ("retention: {distillation: {}}", 2),
-        ("retention: {anchor: {}}", 2),
-        ("retention: {ewc: {}}", 2),
-        ("guidance: {kind: contrast, weight: auto}", 2),
+        ("", 1, 0),
+        ("retention: {rehearsal: {}}", 1, 0),
+        ("retention: {distillation: {}}", 2, 0),
+        ("retention: {anchor: {}}", 2, 0),
+        ("retention: {ewc: {}}", 2, 2),
+        ("retention: {l2: {}, merge: {alpha: 0.5}}", 1, 1),
+        ("retention: {l2: {}, sam: {}, projection: {}}", 1, 3),
+        ("early_stopping: 20", 1, 1),
+        ("guidance: {kind: contrast, weight: auto}", 2, 0),
     ],
 )
-def test_the_estimate_counts_the_base_that_is_kept(
-    dataset: Path, base: Path, replay: Path, tmp_path: Path, recipe: str, models: int
+def test_the_estimate_counts_what_is_kept_beside_the_model(
+    dataset: Path, base: Path, replay: Path, tmp_path: Path, recipe: str, models: int, kept: int
 ) -> None:
     file = tmp_path / "own.yaml"
     file.write_text(f"method: full\n{recipe}\n")
     given = {"replay": replay, "alternatives": SAMPLES / "alternatives.yaml"}
     told = finetune.plan(config(dataset, base, tmp_path / "out", recipe=str(file), **given))["estimate"]
     assert told["weight_bytes"] == models * 4 * told["parameters"]
+    assert told["kept_bytes"] == kept * 4 * told["trained_parameters"]
 
 
 def robot_log(tmp_path: Path, **options: object) -> Path:
@@ -157,15 +206,30 @@ def test_impossible_options_are_refused(
     )
 
 
-def test_what_does_not_fit_into_memory_is_to_be_made_smaller(dataset: Path, base: Path, tmp_path: Path) -> None:
+def test_what_does_not_fit_into_memory_is_to_be_made_smaller(
+    dataset: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimate, "seconds_a_step", seconds_a_step)
     huge = config(dataset, base, tmp_path / "out", noise_draws=10**13)  # beyond any address space
-    assert_refused(ConfigError, huge.out, lambda: finetune.run(huge), "memory", "--batch-size below 6", "--noise-draws")
+    for call in (finetune.run, finetune.plan):
+        said = "memory", "--batch-size below 6", "--noise-draws"
+        assert_refused(ConfigError, huge.out, lambda call=call: call(huge), *said)
 
 
 def test_a_missing_dataset_and_a_missing_base_are_refused(dataset: Path, base: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert_refused(InputError, out, lambda: finetune.run(config(tmp_path / "none", base, out)), "vla preprocess")
     assert_refused(InputError, out, lambda: finetune.run(config(dataset, tmp_path / "x", out)), "sample_data/base")
+
+
+def test_early_stopping_needs_demonstrations_that_are_held_out(
+    dataset: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = load_dataset(dataset)
+    monkeypatch.setattr(finetune, "load_dataset", lambda path: replace(whole, valid=[]))
+    asked = config(dataset, base, tmp_path / "out", early_stopping=20)
+    for call in (finetune.plan, finetune.run):
+        assert_refused(ConfigError, asked.out, lambda call=call: call(asked), "holds none out", "--val-fraction")
 
 
 def test_an_output_in_the_way_is_left_alone(dataset: Path, base: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from builders import contents, robomimic_log
 
 from vla_cli.adapter import load_spec
+from vla_cli.calibration.fitting import domain_facts, fit_calibration
 from vla_cli.configs import FinetuneConfig, IngestConfig, PreprocessConfig
 from vla_cli.dataset import load_dataset
 from vla_cli.errors import ConfigError
@@ -96,7 +97,8 @@ def test_what_never_moved_is_warned_of(dataset: Path, base: Path, tmp_path: Path
         for frames in demonstration.images.values():
             frames[:, 4:12, 4:12] = (20, 40, 190)
     record = RunRecord(finetune.STAGE, {})
-    assert finetune._calibrate(plan, None, record, SILENT) is not None
+    given = plan.dataset, plan.spec, plan.files.directory
+    assert fit_calibration(*given, None, only_here=False, record=record, progress=SILENT) is not None
     assert [text for text in record.warnings if "13% from the left and 13% from the top" in text]
 
 
@@ -153,10 +155,8 @@ def test_without_domain_facts_and_replay_a_warning_says_how(dataset: Path, bare_
 
 
 def test_a_base_without_policy_json_is_not_calibrated_and_the_reason_is_the_true_one(tmp_path: Path) -> None:
-    plan: Any = SimpleNamespace(
-        spec=SimpleNamespace(statistics_from="dataset"), files=SimpleNamespace(directory=tmp_path)
-    )
-    facts, why = finetune._domain_facts(plan, None)
+    spec: Any = SimpleNamespace(statistics_from="dataset")
+    facts, why = domain_facts(spec, tmp_path, None)
     assert facts is None and "carries no policy.json" in why and "units" not in why
 
 

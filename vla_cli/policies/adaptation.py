@@ -23,6 +23,7 @@ from vla_cli.policies.modalities import (
     lora_targets,
     modality_of,
 )
+from vla_cli.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,18 @@ class Layout:
     def is_peft(self) -> bool:
         """Whether the result is a peft adapter: everything but full training of all modalities."""
         return bool(self.ranks)
+
+
+def layout_of(recipe: Recipe) -> Layout:
+    """How a recipe adapts each modality."""
+    ways = recipe.modalities()
+    ranks = {name: rank for name, (way, rank) in ways.items() if way == "lora"}
+    return Layout(
+        ranks=ranks,
+        full=tuple(name for name, (way, _) in ways.items() if way == "full"),
+        # alpha belongs to the recipe's rank; a RANK of its own takes alpha = RANK (see recipe.py)
+        alpha=recipe.alpha if set(ranks.values()) == {recipe.rank} else 0,
+    )
 
 
 def make_trainable(model: nn.Module, layout: Layout, *, train_heads: bool, seed: int) -> nn.Module:
@@ -201,36 +214,6 @@ def _excluding(model: nn.Module, pattern: str, targets: Sequence[str]) -> str | 
     hit = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and re.fullmatch(pattern, n)]
     extra = [n for n in hit if n not in set(targets)]
     return "|".join(re.escape(n) for n in extra) or None
-
-
-def estimate(config: Any, *, layout: Layout, train_heads: bool, copies: int = 1) -> dict[str, int]:
-    """What fine-tuning a model of this configuration takes, without its weights (everything on the meta device).
-
-    Args:
-        config: the base's configuration.
-        layout: as for `make_trainable`.
-        train_heads: as for `make_trainable`.
-        copies: 2 where the frozen base is kept beside the model that trains.
-
-    Returns:
-        "parameters" and "trained_parameters", and "weight_bytes" and "optimiser_bytes" in float32: the weights are
-        those of the model that trains and of the base kept beside it, the optimiser holds a gradient and AdamW's two
-        moments of each trained parameter. Activations come on top.
-    """
-    from transformers import PI0ForConditionalGeneration
-
-    with torch.device("meta"):
-        model: Any = PI0ForConditionalGeneration(config)
-        bare = sum(p.numel() for p in model.parameters())
-        model = make_trainable(model, layout, train_heads=train_heads, seed=0)
-    counts = count_parameters(model)
-    trained = sum(counts[modality] for modality in MODALITIES)
-    return {
-        "parameters": counts["total"],
-        "trained_parameters": trained,
-        "weight_bytes": 4 * (counts["total"] + (copies - 1) * bare),
-        "optimiser_bytes": 12 * trained,
-    }
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -24,6 +24,7 @@ from vla_cli.adapter import (
 from vla_cli.errors import InputError, words
 from vla_cli.policies.modalities import is_unused
 from vla_cli.policies.prompts import Prompts
+from vla_cli.policies.weight_files import check_weight_files
 from vla_cli.provenance import ARTEFACTS, written_by
 
 CONFIG = "config.json"
@@ -54,12 +55,13 @@ def locate_base(base: str) -> BaseFiles:
     """Find a base policy: a local directory, or a hub id already in (or fetched into) the local hub cache.
 
     Raises:
-        InputError: it is neither, or has no safetensors weights.
+        InputError: it is neither, or its weights are not safetensors that are all there.
     """
     local = Path(base)
     if local.is_dir():
         if not (local / CONFIG).is_file():
             raise _no_base(local)
+        check_weight_files(local, f"The weights of base '{base}'")
         return BaseFiles(local, BaseReference(base, digest_weights(local)))
     try:
         snapshot = _snapshot(base, "*.safetensors", *_TEXTS)
@@ -70,6 +72,7 @@ def locate_base(base: str) -> BaseFiles:
             expected=_EXPECTED,
             hint=_HINT,
         ) from None
+    check_weight_files(snapshot, f"The weights of base '{base}'")
     return BaseFiles(snapshot, BaseReference(base, digest_weights(snapshot), snapshot.name))
 
 

@@ -3,9 +3,10 @@
 Nothing random is carried from step to step: step s draws everything from (seed, s). So a run that is resumed from a
 checkpoint ends with the same bytes as one that was never stopped.
 
-    checkpoint.safetensors   trained weights and AdamW's two moments, by parameter name; its metadata says how many
-                             steps are in it
-    metrics.jsonl            one line a step
+    checkpoint.safetensors   trained weights and AdamW's two moments, by parameter name, and the best step's weights
+                             with early stopping; its metadata says how many steps are in it
+    metrics.jsonl            one line a step; where demonstrations are held out, `held_out_loss` at checkpoints, at
+                             the end, and at early stopping's intervals
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from torch import nn
 from vla_cli.errors import InputError
 from vla_cli.files import replacing
 from vla_cli.policies.adaptation import trained_parameters
+from vla_cli.policies.early_stopping import EarlyStopping, Kept
+from vla_cli.policies.estimate import Clock
 from vla_cli.policies.flow import FlowPolicy
 from vla_cli.progress import Progress
 from vla_cli.windows import Samples, join
@@ -69,6 +72,7 @@ class Settings:
     clip: float
     seed: int
     checkpoint_every: int
+    early_stopping: int = 0
 
 
 def learning_rate(step: int, settings: Settings) -> float:
@@ -96,6 +100,10 @@ class Trainer:
             betas=(0.9, 0.95),
             weight_decay=settings.weight_decay,
         )
+        patience = settings.early_stopping
+        self.stopping = EarlyStopping(patience, self.parameters) if patience else None
+        self.kept: Kept | None = None
+        """Which step's weights the parameters have in the end; None without early stopping, when it is the last."""
 
     def run(
         self, hooks: Hooks, progress: Progress, held_out: Callable[[], float] | None = None
@@ -105,39 +113,72 @@ class Trainer:
         Args:
             hooks: where batches come from, and what retention methods do.
             progress: told after every step.
-            held_out: loss on held-out windows, measured at checkpoints and at the end.
+            held_out: loss on held-out windows, measured at checkpoints, at the end, and for early stopping, which
+                needs it.
 
         Returns:
-            The last step's metrics, and the warnings at the end.
+            The metrics of the last step whose weights are kept, and the warnings at the end.
 
         Raises:
-            InputError: the loss or its gradient stopped being finite.
+            InputError: the loss, its gradient or early stopping's held-out loss stopped being finite.
         """
         first = self._restore()
         progress.start("fine-tuning", self.settings.steps)
         progress.advance(first)
         row: dict[str, float] = {}
         warnings: Sequence[str] = ()
+        done = first
+        clock = Clock(self.settings.steps)
         with (self.directory / METRICS).open("a", encoding="utf-8") as metrics:
             for step in range(first, self.settings.steps):
-                row = self._step(step, hooks)
+                row = self.step(step, hooks)
                 done = step + 1
                 last = done == self.settings.steps
                 checkpoint = done % self.settings.checkpoint_every == 0
                 if checkpoint or last:
                     watched, warnings = hooks.watch(done)
                     row.update(watched)
-                    if held_out is not None:
-                        row["held_out_loss"] = held_out()
+                counts = self.stopping is not None and (last or self.stopping.is_due(done))
+                if held_out is not None and (checkpoint or last or counts):
+                    row["held_out_loss"] = held_out()
                 metrics.write(json.dumps(row) + "\n")
+                last = (counts and self._ends(done, row["held_out_loss"])) or last
                 if checkpoint and not last:
                     metrics.flush()
                     self._save(done)
                 progress.advance(1, loss=row["loss"])
+                if said := clock.tick(done):
+                    progress.note(said)
+                if last:
+                    break
+        if self.stopping is not None:
+            self.kept = self.stopping.kept(done, self.settings.steps)
+            if self.kept.step < done:
+                row, warnings = self._go_back(self.kept.step, hooks)
         (self.directory / CHECKPOINT).unlink(missing_ok=True)
         return row, list(warnings)
 
-    def _step(self, step: int, hooks: Hooks) -> dict[str, float]:
+    def _ends(self, done: int, held_out_loss: float) -> bool:
+        """Whether early stopping ends the training after `done` steps."""
+        assert self.stopping is not None
+        _check_finite("held-out loss", held_out_loss, done - 1)
+        self.stopping.see(done, held_out_loss)
+        return self.stopping.is_spent(done)
+
+    def _go_back(self, step: int, hooks: Hooks) -> tuple[dict[str, float], list[str]]:
+        """Put the best step's weights back; that step's metrics, and the warnings that hold for it."""
+        assert self.stopping is not None
+        self.stopping.put_back()
+        watched, warnings = hooks.watch(step)
+        lines = (self.directory / METRICS).read_text(encoding="utf-8").splitlines()
+        return {**json.loads(lines[step - 1]), **watched}, warnings
+
+    def step(self, step: int, hooks: Hooks) -> dict[str, float]:
+        """Do step number `step`, from 0, and return its metrics; nothing is written.
+
+        Raises:
+            InputError: the loss or its gradient stopped being finite.
+        """
         groups = hooks.draw(step)
         samples = next(iter(groups.values()))
         rate = learning_rate(step, self.settings)
@@ -185,9 +226,10 @@ class Trainer:
             tensors[f"weight.{name}"] = parameter.detach().contiguous()
             tensors[f"first.{name}"] = state["exp_avg"].contiguous()
             tensors[f"second.{name}"] = state["exp_avg_sq"].contiguous()
+        best, facts = self.stopping.state() if self.stopping is not None else ({}, {})
         # the step goes into the same file as the weights: the two cannot disagree after a crash
         with replacing(self.directory / CHECKPOINT) as partial:
-            save_file(tensors, partial, metadata={"step": str(done)})
+            save_file({**tensors, **best}, partial, metadata={"step": str(done), **facts})
 
     def _restore(self) -> int:
         path = self.directory / CHECKPOINT
@@ -195,8 +237,11 @@ class Trainer:
         if not path.is_file():
             metrics.unlink(missing_ok=True)
             return 0
-        done = _checkpoint_step(path)
+        metadata = _metadata(path)
+        done = int(metadata["step"])
         tensors = load_file(path)
+        if self.stopping is not None:
+            self.stopping.restore(tensors, metadata)
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(tensors[f"weight.{name}"])
@@ -224,11 +269,11 @@ def _check_finite(what: str, value: float, step: int) -> None:
         )
 
 
-def _checkpoint_step(path: Path) -> int:
+def _metadata(path: Path) -> dict[str, str]:
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
-        return int(file.metadata()["step"])
+        return file.metadata()
 
 
 def held_out_loss(policy: FlowPolicy, samples: Samples, *, draws: int, seed: int) -> float:

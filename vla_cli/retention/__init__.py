@@ -5,6 +5,7 @@ that it needs; every other call does nothing:
 
     needs()                       "replay" or "alternatives", where it cannot work without
     asks_the_base()               whether what the base does, or its own domain, is what is held to
+    numbers_kept(trained, held)   how much it holds in memory, beside `keeps_base` and `remembers_base`
     caveats(batch_size)           what differs from the recipe's wish, in words, before training
     share(batch_size)             how many windows of each batch it fills itself
     prepare(context)              once, before training; raises ConfigError when something it needs is missing
@@ -230,11 +231,13 @@ class Method:
 
     Attributes:
         keeps_base: whether it asks for `Context.frozen`, a second model in memory.
+        remembers_base: whether it calls `Learner.remember_base`, which copies what trains outright, once for all.
         takes_gradient_anew: its `wrap_gradient` puts another gradient in the place of what it finds, so that it comes
             before those of all other methods.
     """
 
     keeps_base = False
+    remembers_base = False
     takes_gradient_anew = False
 
     def needs(self) -> tuple[str, ...]:
@@ -247,6 +250,15 @@ class Method:
 
     def share(self, batch_size: int) -> int:
         """How many windows of each batch this method fills."""
+        return 0
+
+    def numbers_kept(self, trained: int, held: int) -> int:
+        """How many numbers it holds in memory while a step is done, beside models and what `remembers_base` says.
+
+        Args:
+            trained: parameters that train.
+            held: weights of the base that are moved, outright or by LoRA.
+        """
         return 0
 
     def caveats(self, batch_size: int) -> list[str]:

@@ -70,6 +70,7 @@ class EWC(Method):
     """
 
     keeps_base = True
+    remembers_base = True
 
     def __init__(self, **options: Any) -> None:
         self.options = read_options("ewc", EWCOptions, options)
@@ -88,6 +89,10 @@ class EWC(Method):
     def asks_the_base(self) -> bool:
         """Always: which of its weights matter shows on its own domain."""
         return True
+
+    def numbers_kept(self, trained: int, held: int) -> int:
+        """F."""
+        return held
 
     def prepare(self, context: Context) -> None:
         """Remember the base, measure F (or read it from the cache) and fix lambda.

@@ -53,6 +53,8 @@ class L2(Method):
         ConfigError: unknown or impossible options.
     """
 
+    remembers_base = True
+
     def __init__(self, **options: Any) -> None:
         self.options = read_options("l2", L2Options, options)
         self.weight = 0.0

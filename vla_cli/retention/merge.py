@@ -79,6 +79,8 @@ class Merge(Method):
         ConfigError: unknown or impossible options.
     """
 
+    remembers_base = True
+
     def __init__(self, **options: Any) -> None:
         self.options = read_options("merge", MergeOptions, options)
         own = {m: getattr(self.options, m) for m in MODALITIES}

@@ -59,6 +59,10 @@ class Projection(Method):
         """Always: the veto is of its domain."""
         return True
 
+    def numbers_kept(self, trained: int, held: int) -> int:
+        """The reference gradient."""
+        return trained
+
     def prepare(self, context: Context) -> None:
         """Take the base-domain windows.
 

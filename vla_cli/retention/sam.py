@@ -47,6 +47,10 @@ class SAM(Method):
     def __init__(self, **options: Any) -> None:
         self.options = read_options("sam", SAMOptions, options)
 
+    def numbers_kept(self, trained: int, held: int) -> int:
+        """The weights to come back to."""
+        return trained
+
     def wrap_gradient(self, step: Step, parameters: Mapping[str, nn.Parameter], closure: Callable[[], None]) -> None:
         """Take the gradient `rho` uphill instead; the weights come back bit for bit."""
         moving = [p for p in parameters.values() if p.grad is not None]

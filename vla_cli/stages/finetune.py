@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -11,37 +12,34 @@ from typing import Any
 
 from vla_cli.adapter import Kind, PolicySpec, digest_tokenizer, has_spec, load_spec, save_spec
 from vla_cli.calibration import FILE_NAME as DOMAIN
-from vla_cli.calibration import Calibration, DomainFacts, calibrate, load_domain, measure_domain
-from vla_cli.calibration.fixtures import doubts
+from vla_cli.calibration import Calibration
+from vla_cli.calibration.fitting import fit_calibration
 from vla_cli.configs import FinetuneConfig
 from vla_cli.dataset import Dataset, load_dataset
-from vla_cli.errors import InputError, within_memory
+from vla_cli.errors import ConfigError, InputError, within_memory
 from vla_cli.files import building, check_output, check_resumable, is_complete, read_json, write_text
-from vla_cli.guidance import Guidance, negatives_of
-from vla_cli.language.alternatives import FILE_NAME as ALTERNATIVES
 from vla_cli.language.alternatives import Alternative, document, load_alternatives
 from vla_cli.matching import Base, adapted_spec, plain_guidance, replay_differs
-from vla_cli.policies.adaptation import Layout, count_parameters, estimate, make_trainable, save_trained
+from vla_cli.policies.adaptation import count_parameters, layout_of, make_trainable, save_trained
 from vla_cli.policies.checkpoint import BaseFiles, load_base, load_config, load_prompts, locate_base, locate_tokenizer
-from vla_cli.policies.competence import ENOUGH, measure_competence
+from vla_cli.policies.default_guidance import measured_guidance
+from vla_cli.policies.estimate import memory, no_time, sizes_of, time_of, untrained
 from vla_cli.policies.flow import FlowPolicy, pick_device, set_threads
-from vla_cli.policies.response import choose_guidance, measure_response
+from vla_cli.policies.need import weights_needed
 from vla_cli.policies.trainer import Settings, Trainer, held_out_loss
 from vla_cli.progress import SILENT, Progress
 from vla_cli.provenance import FILE_NAME as RUN_FILE
 from vla_cli.provenance import RunRecord, describe_input
 from vla_cli.recipe import AUTO, Recipe, recipe_for
 from vla_cli.replay import load_replay
-from vla_cli.retention import FED_OTHERWISE, RETENTION, Context, Method, lacking
-from vla_cli.retention import fed_otherwise as fed_otherwise_error
+from vla_cli.retention import FED_OTHERWISE, Context, Method
 from vla_cli.retention.composition import Composition, shares
+from vla_cli.retention.selection import numbers_kept, select_methods
 from vla_cli.windows import Windows
 
 STAGE = "finetune"
 _SMALLER = "fewer --noise-draws, lora in place of full (--vision lora, ...), or --device cpu"
 HELD_OUT_WINDOWS = 64
-RESPONSE_WINDOWS = 32
-"""Frames of the demonstrations at which the response to words is measured for `guidance: {weight: auto}`."""
 
 
 @dataclass
@@ -84,6 +82,8 @@ def plan(config: FinetuneConfig) -> dict[str, Any]:
     record = RunRecord(STAGE, {}, warnings=list(prepared.warnings))
     _replay(prepared, record, SILENT)  # refused where a run would refuse it
     frames = sum(len(d) for d in dataset.split("train"))
+    with _fitting_into_memory(recipe):
+        estimate = _estimate(prepared)
     return {
         "stage": STAGE,
         "dry_run": True,
@@ -94,14 +94,46 @@ def plan(config: FinetuneConfig) -> dict[str, Any]:
         "train_episodes": len(dataset.train),
         "train_frames": frames,
         "epochs": round(recipe.steps * recipe.batch_size / max(1, frames), 2),
-        "estimate": estimate(
-            load_config(prepared.files.directory),
-            layout=_layout(recipe),
-            train_heads=_train_heads(prepared),
-            copies=2 if _keeps_the_base(prepared) else 1,
-        ),
+        "estimate": estimate,
         "warnings": record.warnings,
     }
+
+
+def _estimate(prepared: Plan) -> dict[str, Any]:
+    """Memory and time that training takes; see `policies.estimate`."""
+    recipe, methods = prepared.recipe, prepared.methods
+    model = load_config(prepared.files.directory)
+    sizes = sizes_of(model, layout=layout_of(recipe), train_heads=_train_heads(prepared))
+    copies = 2 if _keeps_the_base(prepared) else 1
+    if not recipe.trains:
+        return {**memory(sizes, copies=copies), **no_time("no weight is trained")}
+    kept = numbers_kept(methods.values(), trained=sizes.trained, outright=sizes.outright, held=sizes.held)
+    kept += sizes.trained if recipe.early_stopping else 0
+    own = recipe.batch_size - sum(shares(methods, recipe.batch_size).values())
+    took = time_of(
+        lambda: _step(prepared, model),
+        sizes,
+        steps=_settings(prepared, own).steps,
+        beside=list(methods),
+        certain=recipe.adapt == "always" or prepared.spec.statistics_from != "base",
+    )
+    return {**memory(sizes, copies=copies, kept=kept), **took}
+
+
+def _step(prepared: Plan, model_config: Any) -> Callable[[int], object]:
+    """A function that does a training step of a number, on weights drawn at random and without retention methods."""
+    config, recipe, spec = prepared.config, prepared.recipe, prepared.spec
+    model_config.loss_reduction = "none"
+    model = untrained(model_config)
+    set_threads(model, config.threads)
+    model = make_trainable(model, layout_of(recipe), train_heads=_train_heads(prepared), seed=config.seed)
+    policy = FlowPolicy(model, load_prompts(prepared.files, spec.tokenizer), spec, pick_device(config.device))
+    windows = Windows(prepared.dataset.split("train"), spec.cameras, spec.chunk_size)
+    hooks = Composition({}, windows, recipe.batch_size, config.seed)
+    # no length that could make the loss infinite, which says nothing of the base's own weights
+    settings = replace(_settings(prepared, recipe.batch_size), learning_rate=1e-9)
+    trainer = Trainer(policy, settings, config.out)  # a single step writes none of its files
+    return lambda number: trainer.step(number, hooks)
 
 
 def run(config: FinetuneConfig, progress: Progress = SILENT) -> dict[str, Any]:
@@ -117,10 +149,14 @@ def run(config: FinetuneConfig, progress: Progress = SILENT) -> dict[str, Any]:
     for warning in prepared.warnings:
         progress.note(warning)
     with building(config.out, prepared.request, overwrite=config.overwrite, resume=config.resume) as partial:
-        with within_memory("Fine-tuning", hint=f"a --batch-size below {prepared.recipe.batch_size}, {_SMALLER}"):
+        with _fitting_into_memory(prepared.recipe):
             record = _train(prepared, partial, progress)
         record.save(partial)
     return _summary(config, record.document())
+
+
+def _fitting_into_memory(recipe: Recipe) -> AbstractContextManager[None]:
+    return within_memory("Fine-tuning", hint=f"a --batch-size below {recipe.batch_size}, {_SMALLER}")
 
 
 def _summary(config: FinetuneConfig, document: dict[str, Any]) -> dict[str, Any]:
@@ -142,6 +178,7 @@ def _prepare(config: FinetuneConfig) -> Plan:
         raise InputError(
             f"{config.dataset} has no training episodes", hint="vla preprocess with a smaller --val-fraction"
         )
+    _check_held_out(config, recipe, dataset)
     files = locate_base(config.base)
     warnings: list[str] = []
     base = _base(files)
@@ -169,10 +206,12 @@ def _prepare(config: FinetuneConfig) -> Plan:
     # they change speed, or how often the run can be picked up again, not what comes out of it
     for key in ("checkpoint_every", "threads"):
         request.pop(key)
+    if config.early_stopping is None:  # as older versions wrote it
+        request.pop("early_stopping")
     check_resumable(config.out, request, resume=config.resume)
     given = {"replay": config.replay is not None, "alternatives": bool(alternatives)}
     fed_otherwise = base.own is not None and spec.statistics_from != "base"
-    methods, left_out = _methods(config, recipe, given, fed_otherwise=fed_otherwise)
+    methods, left_out = select_methods(recipe, given, config.dataset, fed_otherwise=fed_otherwise)
     used = _uses(recipe, methods, files, spec, fed_otherwise=fed_otherwise)
     warnings += [
         f"--{name} is given, but recipe '{recipe.name}' does not use it."
@@ -186,33 +225,19 @@ def _prepare(config: FinetuneConfig) -> Plan:
     )
 
 
-def _methods(
-    config: FinetuneConfig, recipe: Recipe, given: dict[str, bool], *, fed_otherwise: bool
-) -> tuple[dict[str, Method], dict[str, str]]:
-    """The recipe's retention methods that can work with what was given, and the optional ones that cannot.
+def _check_held_out(config: FinetuneConfig, recipe: Recipe, dataset: Dataset) -> None:
+    """Refuse early stopping where nothing tells when to stop.
 
     Raises:
-        ConfigError: one that is not optional cannot and is certain to be used, or has options that cannot be.
+        ConfigError: no demonstration is held out.
     """
-    methods: dict[str, Method] = {}
-    left_out = {}
-    # else the calibrated base may do without; one that is fed otherwise never does
-    certain = recipe.trains and (recipe.adapt == "always" or fed_otherwise)
-    for name, options in recipe.retention.items():
-        method = RETENTION.get(name)(**options)  # built even where it is left out: its options are checked
-        # first what no data could mend
-        if certain and fed_otherwise and method.asks_the_base():
-            if name not in recipe.optional:
-                raise fed_otherwise_error(name)
-            left_out[name] = f"{FED_OTHERWISE}: what it would teach means nothing"
-            continue
-        if missing := [need for need in recipe.optional.get(name, ()) if not given[need]]:
-            left_out[name] = f"no --{missing[0]} was given{_proposed(config.dataset, missing[0])}"
-            continue
-        methods[name] = method
-        if certain and (missing := [need for need in method.needs() if not given[need]]):
-            raise lacking(name, missing[0])
-    return methods, left_out
+    if recipe.early_stopping and recipe.trains and not dataset.valid:
+        raise ConfigError(
+            f"Early stopping after {recipe.early_stopping} steps goes by the loss on demonstrations that are not "
+            f"trained on, and {config.dataset} holds none out",
+            expected="a dataset with held-out episodes",
+            hint="vla preprocess with --val-fraction 0.1 or --split operator, or --early-stopping 0",
+        )
 
 
 def _uses(
@@ -256,11 +281,31 @@ def _train(prepared: Plan, partial: Path, progress: Progress) -> RunRecord:
     config, recipe, spec = prepared.config, prepared.recipe, prepared.spec
     record = RunRecord(STAGE, prepared.request, warnings=list(prepared.warnings))
     replay = _replay(prepared, record, progress)
-    calibration = _calibrate(prepared, replay, record, progress)
+    calibration = None
+    if recipe.calibrate:
+        calibration = fit_calibration(
+            prepared.dataset,
+            spec,
+            prepared.files.directory,
+            replay,
+            only_here=config.deployment_only,
+            record=record,
+            progress=progress,
+        )
     if calibration is not None:
         spec = prepared.spec = replace(spec, calibration=calibration.document())
         calibration.save(partial)
-    if not _weights_needed(prepared, calibration, record, progress):
+    needed = weights_needed(
+        recipe,
+        prepared.dataset,
+        lambda: _frozen_policy(prepared),
+        calibration,
+        statistics_from=spec.statistics_from,
+        seed=config.seed,
+        record=record,
+        progress=progress,
+    )
+    if not needed:
         save_spec(replace(spec, kind="frozen"), partial)
         for name in _of_no_use(prepared):
             record.skip(f"--{name}", "what would use it trains weights, and none were needed")
@@ -273,20 +318,16 @@ def _train(prepared: Plan, partial: Path, progress: Progress) -> RunRecord:
     frozen = lru_cache(maxsize=1)(lambda: _frozen_policy(prepared))
     hooks = _retention(prepared, dataset, policy, demonstrations, replay, record, frozen)
     _check_words(prepared, policy, hooks, record, progress)
-    # the demonstrations are seen as often as without the windows that others fill: N / (1 - lambda) steps
-    steps = round(recipe.steps * recipe.batch_size / hooks.own) if recipe.compensate else recipe.steps
-    settings = Settings(
-        steps=steps,
-        learning_rate=recipe.learning_rate,
-        noise_draws=recipe.noise_draws,
-        warmup=recipe.warmup,
-        weight_decay=recipe.weight_decay,
-        clip=recipe.clip,
-        seed=config.seed,
-        checkpoint_every=config.checkpoint_every,
-    )
+    settings = _settings(prepared, hooks.own)
+    steps = settings.steps
     held_out = _held_out(prepared, dataset, policy)
-    last, warnings = Trainer(policy, settings, partial).run(hooks, progress, held_out)
+    trainer = Trainer(policy, settings, partial)
+    last, warnings = trainer.run(hooks, progress, held_out)
+    if trainer.kept is not None:
+        steps = trainer.kept.steps_done
+        spec = replace(spec, early_stopping=trainer.kept.document())
+        record.facts["early_stopping"] = spec.early_stopping
+        progress.note(trainer.kept.words)
     if hooks.after_training():  # what was measured at the end of training is not of the weights that are saved
         watched, warnings = hooks.watch(steps)
         last = {**last, **watched, **({"held_out_loss": held_out()} if held_out is not None else {})}
@@ -296,7 +337,7 @@ def _train(prepared: Plan, partial: Path, progress: Progress) -> RunRecord:
     for file, svg in hooks.pictures().items():
         write_text(partial / file, svg)
     if recipe.guidance.get("weight") == AUTO:
-        spec = replace(spec, guidance=_measured_guidance(prepared, policy, frozen, demonstrations, record))
+        spec = replace(spec, guidance=_guidance(prepared, policy, frozen, demonstrations, record))
     save_trained(policy.model, partial, base_name=config.base)
     save_spec(spec, partial)
     record.counts = {**_episode_counts(prepared), "steps": steps}
@@ -310,29 +351,35 @@ def _train(prepared: Plan, partial: Path, progress: Progress) -> RunRecord:
     return record
 
 
+def _settings(prepared: Plan, own: int) -> Settings:
+    """Of the training loop, where `own` windows of each batch are the demonstrations'."""
+    config, recipe = prepared.config, prepared.recipe
+    return Settings(
+        # the demonstrations are seen as often as without the windows that others fill: N / (1 - lambda) steps
+        steps=round(recipe.steps * recipe.batch_size / own) if recipe.compensate else recipe.steps,
+        learning_rate=recipe.learning_rate,
+        noise_draws=recipe.noise_draws,
+        warmup=recipe.warmup,
+        weight_decay=recipe.weight_decay,
+        clip=recipe.clip,
+        seed=config.seed,
+        checkpoint_every=config.checkpoint_every,
+        early_stopping=recipe.early_stopping,
+    )
+
+
 def _trainable_policy(prepared: Plan) -> FlowPolicy:
     recipe = prepared.recipe
     model, prompts, _ = load_base(prepared.config.base, tokenizer=prepared.spec.tokenizer)
     set_threads(model, prepared.config.threads)
-    model = make_trainable(model, _layout(recipe), train_heads=_train_heads(prepared), seed=prepared.config.seed)
+    model = make_trainable(model, layout_of(recipe), train_heads=_train_heads(prepared), seed=prepared.config.seed)
     return FlowPolicy(model, prompts, prepared.spec, pick_device(prepared.config.device))
 
 
 def _kind(recipe: Recipe) -> Kind:
     if not recipe.trains:
         return "frozen"
-    return "lora" if _layout(recipe).is_peft else "full"
-
-
-def _layout(recipe: Recipe) -> Layout:
-    ways = recipe.modalities()
-    ranks = {name: rank for name, (way, rank) in ways.items() if way == "lora"}
-    return Layout(
-        ranks=ranks,
-        full=tuple(name for name, (way, _) in ways.items() if way == "full"),
-        # alpha belongs to the recipe's rank; a RANK of its own takes alpha = RANK (see recipe.py)
-        alpha=recipe.alpha if set(ranks.values()) == {recipe.rank} else 0,
-    )
+    return "lora" if layout_of(recipe).is_peft else "full"
 
 
 def _train_heads(prepared: Plan) -> bool:
@@ -365,32 +412,22 @@ def _check_words(prepared: Plan, policy: FlowPolicy, hooks: Composition, record:
             progress.note(record.warnings[-1])
 
 
-def _measured_guidance(
+def _guidance(
     prepared: Plan, policy: FlowPolicy, frozen: Callable[[], FlowPolicy], demonstrations: Windows, record: RunRecord
 ) -> dict[str, Any]:
-    """Default guidance that gives the adapted policy the base's response to words back, where that can be measured."""
-    spec, kind = prepared.spec, prepared.recipe.guidance["kind"]
+    """The adapter's default guidance, its weight measured where there is a base to measure it beside."""
     if prepared.fed_otherwise:
         return plain_guidance(f"its weight is to be measured beside the base, but {FED_OTHERWISE}")
-    trained = spec.instructions[0] if spec.instructions else ""
-    if kind in ("contrast", "both") and not trained:
-        return spec.guidance
-    probe = Guidance(kind, 1.0, negatives_of(kind, spec.instructions))
-    others = [a.instruction for a in prepared.alternatives if probe.covers(a.instruction)]
-    if not others:
-        return plain_guidance("its weight is to be measured with other instructions, and no --alternatives were given")
-    found = measure_response(
+    return measured_guidance(
+        prepared.recipe.guidance["kind"],
+        prepared.spec,
         policy,
-        frozen(),
-        demonstrations.gather(demonstrations.spread(RESPONSE_WINDOWS)),
-        others,
-        trained=trained,
-        draws=4,
+        frozen,
+        demonstrations,
+        prepared.alternatives,
         seed=prepared.config.seed,
-        kind=kind,
+        record=record,
     )
-    record.facts["response"] = found.document()
-    return choose_guidance(found, kind).document()
 
 
 def _cache() -> Path:
@@ -419,74 +456,6 @@ def _replay(prepared: Plan, record: RunRecord, progress: Progress) -> Windows | 
         record.warn(said)
         progress.note(said)
     return replay
-
-
-def _calibrate(prepared: Plan, replay: Windows | None, record: RunRecord, progress: Progress) -> Calibration | None:
-    """Transforms between the deployment and the base's own domain, when the recipe asks for them."""
-    if not prepared.recipe.calibrate:
-        return None
-    spec = prepared.spec
-    facts, why = _domain_facts(prepared, replay)
-    if facts is None:
-        record.warn(f"Nothing was calibrated: {why}")
-        progress.note(record.warnings[-1])
-        return None
-    calibration = calibrate(prepared.dataset.split("train"), spec.cameras, facts)
-    calibration = replace(calibration, only_here=prepared.config.deployment_only)
-    for part, reason in calibration.skipped.items():
-        record.skip(f"calibration/{part}", reason)
-        progress.note(f"calibration: {part} was left out: {reason}")
-    for doubt in doubts(calibration.cameras, calibration.looks):
-        record.warn(f"calibration: {doubt}")
-        progress.note(record.warnings[-1])
-    progress.note(f"calibrated: {', '.join(calibration.parts) or 'nothing differs from the base'}")
-    record.facts["calibration"] = calibration.document()
-    return calibration
-
-
-def _domain_facts(prepared: Plan, replay: Windows | None) -> tuple[DomainFacts | None, str]:
-    """Facts about the base's own domain: from `domain.json` or from base-domain data; or why there are none."""
-    spec = prepared.spec
-    if spec.statistics_from != "base":
-        if not has_spec(prepared.files.directory):
-            return None, (
-                "the base carries no policy.json, so that nothing says how its own robot was fed; the dataset's "
-                "statistics are used, and commands in its terms are no base's to bring anything to."
-            )
-        return None, "the robot is new to the base (other state or action dimensions, or other units)."
-    facts = load_domain(prepared.files.directory)
-    if facts is None and replay is not None:
-        facts = measure_domain(replay.demonstrations, spec.cameras)
-    if facts is None:
-        return None, (
-            "the base carries no domain.json, and there is no base-domain data to measure its domain from. "
-            "--replay with episodes of the base's own domain."
-        )
-    if len(facts.looks) != len(spec.cameras):
-        return None, f"the base's domain has {len(facts.looks)} camera(s), the dataset {len(spec.cameras)}."
-    return facts, ""
-
-
-def _weights_needed(prepared: Plan, calibration: Calibration | None, record: RunRecord, progress: Progress) -> bool:
-    """Whether weights are to be trained: `adapt: when-needed` asks what the calibrated base can already do."""
-    recipe = prepared.recipe
-    if not recipe.trains:
-        return False
-    if recipe.adapt == "always" or prepared.spec.statistics_from != "base":
-        return True
-    policy = _frozen_policy(prepared)
-    policy.calibrate(calibration)
-    windows = Windows(prepared.dataset.split("train"), prepared.spec.cameras, prepared.spec.chunk_size)
-    closed = calibration.closed if calibration is not None else None
-    found = measure_competence(policy, windows, closed=closed, seed=prepared.config.seed)
-    record.facts["competence"] = {**found.document(), "enough": ENOUGH}
-    needed = found.lowest < ENOUGH
-    progress.note(
-        f"the base{' as calibrated' if calibration else ''} predicts the demonstrations {found.lowest:.0%} better than "
-        f"chance where it is worst ({found.worst}): "
-        + ("weights are adapted" if needed else "its weights are left alone, so it cannot go deaf")
-    )
-    return needed
 
 
 def _as_the_base_sees(dataset: Dataset, calibration: Calibration | None) -> Dataset:
@@ -524,14 +493,6 @@ def _retention(
         )
     )
     return hooks
-
-
-def _proposed(dataset: Path, need: str) -> str:
-    """Where to find what was not given: preprocess proposes alternatives, but only a person can vouch for them."""
-    if need != "alternatives" or not (dataset / ALTERNATIVES).is_file():
-        return ""
-    # it goes into run.json, which names no place: places differ by machine
-    return f" ({dataset.name}/{ALTERNATIVES} proposes some: read it, and cut what is not there)"
 
 
 def _frozen_policy(prepared: Plan) -> FlowPolicy:

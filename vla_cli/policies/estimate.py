@@ -1,0 +1,173 @@
+"""What a fine-tuning will take: memory by counting, without any weight, and time by doing a few of its steps.
+
+Counted (everything on the meta device): weights, gradients, AdamW's moments, and what is kept beside them. Activations
+come on top. Steps are timed on the real batches with the real layout, optimiser and device, but on weights drawn at
+random, which take as long and need not be read; only of a model that is small, as every other one takes minutes, or
+the memory of an accelerator on which somebody else may be at work.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from vla_cli.policies.adaptation import Layout, count_parameters, make_trainable, trained_parameters
+from vla_cli.policies.flow import SMALL_MODEL
+from vla_cli.policies.modalities import MODALITIES
+
+TIMED = 2
+"""Steps behind the estimate, after a first one that is always slower."""
+PATIENCE = 5.0
+"""Seconds of a first step after which a plan waits for no other."""
+FLOAT32, GRADIENT_AND_MOMENTS = 4, 3
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many numbers of a model are what.
+
+    Attributes:
+        bare: parameters of the base.
+        total: parameters of the model that trains, LoRA's included.
+        trained: those that train.
+        outright: those that train and are not LoRA's.
+        held: of the base's weights, those that are moved, outright or by LoRA.
+    """
+
+    bare: int
+    total: int
+    trained: int
+    outright: int
+    held: int
+
+
+def sizes_of(config: Any, *, layout: Layout, train_heads: bool) -> Sizes:
+    """Sizes of a model of this configuration.
+
+    Args:
+        config: the base's configuration.
+        layout: as for `make_trainable`.
+        train_heads: as for `make_trainable`.
+    """
+    with torch.device("meta"):
+        model = untrained(config)
+        bare = sum(p.numel() for p in model.parameters())
+        model = make_trainable(model, layout, train_heads=train_heads, seed=0)
+    counts = count_parameters(model)
+    outright = sum(p.numel() for name, p in trained_parameters(model).items() if ".lora_" not in name)
+    adapters: list[Any] = [module for module in model.modules() if hasattr(module, "lora_A")]
+    adapted = sum(module.base_layer.weight.numel() for module in adapters)
+    trained = sum(counts[modality] for modality in MODALITIES)
+    return Sizes(bare, counts["total"], trained, outright, outright + adapted)
+
+
+def untrained(config: Any) -> Any:
+    """A model of this configuration with weights drawn at random, on torch's default device."""
+    from transformers import PI0ForConditionalGeneration
+
+    return PI0ForConditionalGeneration(config)
+
+
+def memory(sizes: Sizes, *, copies: int = 1, kept: int = 0) -> dict[str, int]:
+    """What training takes, in bytes of float32.
+
+    Args:
+        sizes: of the model.
+        copies: 2 where the frozen base is kept beside the model that trains.
+        kept: numbers that are kept beside both: of retention methods and early stopping.
+
+    Returns:
+        "parameters" and "trained_parameters"; "weight_bytes" of the model that trains and of the base beside it;
+        "optimiser_bytes" of a gradient and AdamW's two moments of each trained parameter; "kept_bytes". Activations
+        come on top.
+    """
+    return {
+        "parameters": sizes.total,
+        "trained_parameters": sizes.trained,
+        "weight_bytes": FLOAT32 * (sizes.total + (copies - 1) * sizes.bare),
+        "optimiser_bytes": FLOAT32 * GRADIENT_AND_MOMENTS * sizes.trained,
+        "kept_bytes": FLOAT32 * kept,
+    }
+
+
+def time_of(
+    prepare: Callable[[], Callable[[int], object]], sizes: Sizes, *, steps: int, beside: Sequence[str], certain: bool
+) -> dict[str, Any]:
+    """Time that training takes on this machine, as busy as it is now.
+
+    Args:
+        prepare: makes what does the step of a number, counted from 0; only called where steps are timed.
+        sizes: of the model.
+        steps: how many will be done.
+        beside: retention methods, whose own work is not in those steps.
+        certain: whether it is certain that weights are trained.
+
+    Returns:
+        "seconds_a_step" and "seconds", None where they are not known, and "time" in words.
+    """
+    if sizes.bare >= SMALL_MODEL:
+        return no_time(
+            f"not estimated: a base of {sizes.bare / 1e6:,.0f} million parameters is not loaded for a plan; the run "
+            "says after its first steps how long the rest will take"
+        )
+    each = seconds_a_step(prepare)
+    said = f"some {duration(each * steps)} for {steps} steps, timed just now with weights drawn at random"
+    if beside:
+        said += f", without what {', '.join(beside)} do in a step"
+    if not certain:
+        said += "; none where the base as calibrated can do the task, which only the run finds out"
+    return {"seconds_a_step": each, "seconds": each * steps, "time": said}
+
+
+def no_time(why: str) -> dict[str, Any]:
+    """What `time_of` returns where no step is timed."""
+    return {"seconds_a_step": None, "seconds": None, "time": why}
+
+
+def seconds_a_step(prepare: Callable[[], Callable[[int], object]]) -> float:
+    """Wall time of a training step, without the first unless that alone takes long; see `time_of`."""
+    step = prepare()
+    begun = time.perf_counter()
+    step(0)
+    first = time.perf_counter() - begun
+    if first > PATIENCE:
+        return first
+    begun = time.perf_counter()
+    for number in range(1, TIMED + 1):
+        step(number)
+    return (time.perf_counter() - begun) / TIMED
+
+
+class Clock:
+    """Says once, after the first steps of a run, how long the rest will take, where that is more than a minute.
+
+    Args:
+        steps: at which the run ends.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self._steps, self._ticks, self._begun = steps, 0, 0.0
+
+    def tick(self, done: int) -> str:
+        """A sentence when it is time for it, else nothing, after the step that makes `done` of them."""
+        self._ticks += 1
+        if self._ticks == 1:  # the first step is always slower
+            self._begun = time.perf_counter()
+        if self._ticks != 1 + TIMED:
+            return ""
+        each = (time.perf_counter() - self._begun) / TIMED
+        left = each * (self._steps - done)
+        return (
+            f"a step takes {each:.2g} s: some {duration(left)} for the {self._steps - done} left" if left > 60 else ""
+        )
+
+
+def duration(seconds: float) -> str:
+    """A time in words: "40 seconds", "12 minutes", "3.5 hours"."""
+    if seconds < 100:
+        return f"{max(1, round(seconds))} second{'s' if round(seconds) > 1 else ''}"
+    return f"{round(seconds / 60)} minutes" if seconds < 6000 else f"{seconds / 3600:.1f} hours"
