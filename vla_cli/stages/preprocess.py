@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from vla_cli.agreement import Agreement, agree
-from vla_cli.configs import PreprocessConfig, parse_indices, parse_statistics
+from vla_cli.configs import PreprocessConfig, parse_indices
 from vla_cli.conversion import QUARANTINE
 from vla_cli.dataset import load_pictures, save_quality, save_splits
 from vla_cli.dataset_page import page
@@ -43,7 +43,7 @@ from vla_cli.quality import exclusions
 from vla_cli.quality.fixes import parse_fixes
 from vla_cli.splits import OPERATOR, UNKNOWN, check_operator, parse_split
 from vla_cli.stats import DatasetAccumulator, DatasetStatistics, Statistics
-from vla_cli.stats_import import Imported, freeze, import_named
+from vla_cli.stats_import import Imported, freeze, import_named, parse_statistics, statistics_file
 from vla_cli.study import (
     INSTRUCTIONS,
     Study,
@@ -131,10 +131,16 @@ def run(config: PreprocessConfig, progress: Progress = SILENT) -> dict[str, Any]
 
 def _described(config: PreprocessConfig) -> dict[str, Any]:
     """Digests of the files that are read beside the episodes: `--resume` must not go on with others of their names."""
-    named = None if config.stats_from in (None, "base") else parse_statistics(config.stats_from)
-    found = {"phrasings": config.phrasings, "statistics": named[0] if named else None}
-    # a folder may be a base of many gigabytes
+    named = _statistics_named(config)
+    # of a folder the one file that is read: it may be a base of many gigabytes
+    found = {"phrasings": config.phrasings, "statistics": statistics_file(named) if named is not None else None}
     return {key: describe_input(path) for key, path in found.items() if path is not None and path.is_file()}
+
+
+def _inputs(config: PreprocessConfig) -> list[Path]:
+    """What is read, none of which the output may lie in or around: the statistics to be kept among it."""
+    named = parse_statistics(config.stats_from) if config.stats_from not in (None, "base") else None
+    return [*config.inputs(), *([named[0]] if named else [])]
 
 
 def _compare(config: PreprocessConfig, progress: Progress) -> dict[str, Any]:
@@ -212,7 +218,7 @@ class _Prepared:
 def _prepare(config: PreprocessConfig) -> _Prepared:
     """Check the options, read what they name, and agree from the manifest on what the dataset is."""
     _check_options(config)
-    check_output(config.out, overwrite=config.overwrite, resume=config.resume, inputs=config.inputs())
+    check_output(config.out, overwrite=config.overwrite, resume=config.resume, inputs=_inputs(config))
     rows = read_manifest(config.episodes)
     if not rows:
         raise nothing_left(config, [])
@@ -318,8 +324,12 @@ def _listed(text: str) -> tuple[str, ...]:
 
 def _base(config: PreprocessConfig) -> Imported | None:
     """The statistics to compare with, or to keep."""
-    named = config.base if config.stats_from in (None, "base") else config.stats_from
+    named = _statistics_named(config)
     return import_named(named) if named is not None else None
+
+
+def _statistics_named(config: PreprocessConfig) -> str | None:
+    return config.base if config.stats_from in (None, "base") else config.stats_from
 
 
 def _leave_out(config: PreprocessConfig, agreed: Agreement, seen: Seen, record: RunRecord) -> None:
