@@ -97,7 +97,7 @@ def test_pooling_takes_the_median_and_wants_agreement() -> None:
         return Estimate(seconds, 0.8, True, "", PERIOD)
 
     found = pool([sure(0.05), sure(0.06), sure(0.4)])
-    assert found.seconds == 0.06 and "a quarter of a picture's time (25 ms) off" in found.reason
+    assert found.seconds == 0.06 and "a quarter of a picture's time off: 25 ms" in found.reason
     assert not pool([sure(-0.4), sure(0.1), sure(0.5)]).confident
     assert not pool([sure(0.05)]).confident
     assert not pool([]).confident

@@ -96,7 +96,7 @@ def parse(instruction: str, lexicon: Lexicon | None = None) -> Parsed | None:
     """What an instruction asks for, or None where it is not understood.
 
     A verb that the lexicon does not know is taken as it is when an article follows ("crimp the hose"), and one of its
-    `actions` always ("write hello"). No more than `LONGEST` words are parsed, no idiom, and nothing that holds a negation.
+    `actions` always ("write hello"). No more than `LONGEST` words are parsed, no idiom and no negation.
     Underscores between words count as spaces.
     """
     lexicon = lexicon or load_lexicon()

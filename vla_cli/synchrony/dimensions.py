@@ -1,9 +1,9 @@
 """Which dimensions of a vector are a gripper, which a rotation, and which plain numbers (positions, joints).
 
 A gripper is what the stream's conventions say it has, or a dimension whose name says so. A rotation stands where its
-names say so, or where the width leaves one choice: 7 = 3 of position and 4 of quaternion, 6 = 3 and 3 angles. Poses of
-two hands, each with its gripper behind it, are told by their width and by the values there, of which a gripper has two at
-most. What cannot be told is plain numbers, with a note.
+names say so, or where the width leaves one choice: 7 = 3 of position and 4 of quaternion, 6 = 3 and 3 angles. Two poses
+of 3 and 3, each with a gripper behind it, are told by their width and the grippers' values: two at most. What cannot be
+told is plain numbers, with a note.
 """
 
 from __future__ import annotations
