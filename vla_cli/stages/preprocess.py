@@ -486,6 +486,8 @@ def _complete_record(record: RunRecord, study: Study) -> None:
         "gaps": sum(e.gaps for e in study.episodes),
         "episodes_resampled": sum(e.resampled for e in study.episodes),
     }
+    if held := sum(e.ticks_in_gaps for e in study.episodes):
+        record.counts["frames_in_gaps"] = held
     fixed = [(name, count) for e in study.episodes for name, count in e.fixes.items()]
     for name, count in fixed:
         record.count(f"fixed_{name}", count)
