@@ -18,6 +18,8 @@ from vla_cli.provenance import FILE_NAME as RUN_FILE
 from vla_cli.provenance import RunRecord
 
 STAGE = "collect-ingest"
+UNTOLD = "episodes have no instruction ("
+"""What the warning about them says after its counts."""
 
 
 def is_update(config: IngestConfig) -> bool:
@@ -86,7 +88,8 @@ def take_over(out: Path, folder: Path, earlier: Sequence[Result], record: RunRec
         if not path.exists():
             write_json(path, asdict(result))
     for message in read_json(out / RUN_FILE)["warnings"]:
-        record.warn(message)
+        if UNTOLD not in message:  # counted again, with what is new
+            record.warn(message)
 
 
 def vanished(folder: Path, stems: set[str]) -> list[Result]:

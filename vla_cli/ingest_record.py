@@ -10,7 +10,7 @@ from typing import Any
 
 from vla_cli.configs import IngestConfig
 from vla_cli.conversion import Result, Task
-from vla_cli.earlier_episodes import STAGE
+from vla_cli.earlier_episodes import STAGE, UNTOLD
 from vla_cli.errors import InputError
 from vla_cli.files import encodable, text_digest
 from vla_cli.progress import Progress
@@ -81,7 +81,7 @@ def _warn_of_silence(config: IngestConfig, rows: list[dict[str, Any]], record: R
     silent = [row["name"] for row in rows if not row["instructions"]]
     if silent:
         message = (
-            f"{len(silent)} of {len(rows)} episodes have no instruction ({', '.join(silent[:3])}"
+            f"{len(silent)} of {len(rows)} {UNTOLD}{', '.join(silent[:3])}"
             f"{', ...' if len(silent) > 3 else ''}); a policy that follows language needs one: the same command with "
             '--overwrite --instruction "..." gives it'
         )

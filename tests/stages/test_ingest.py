@@ -266,6 +266,20 @@ def test_what_nobody_measured_is_left_out_and_the_episode_kept(tmp_path) -> None
     assert any("'effort' is left out" in note for note in kept.notes)
 
 
+def test_how_many_episodes_have_no_instruction_is_said_once_and_counted_anew(tmp_path) -> None:
+    log = frames_csv.write(tmp_path, episodes=3)
+    for folder in log.iterdir():
+        (folder / "episode.json").unlink()
+    (log / "demo_2").rename(tmp_path / "later")
+    for count in (2, 3):
+        told = ingest(log, tmp_path / "out")["warnings"]
+        assert [m.split(" (")[0] for m in told if "no instruction" in m] == [
+            f"{count} of {count} episodes have no instruction"
+        ]
+        if count == 2:
+            (tmp_path / "later").rename(log / "demo_2")
+
+
 def test_a_paused_recorder_is_told_with_its_time_and_length(tmp_path) -> None:
     log = frames_csv.write(tmp_path, episodes=3)
     later = np.where(np.arange(20) > 9, 1.5, 0.0)
