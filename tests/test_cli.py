@@ -10,15 +10,17 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 from builders import contents
 from forks import Forks
+from typer.main import get_command
 
-from vla_cli.configs import FinetuneConfig, IngestConfig, SteerConfig
-from vla_cli.console import fail, resolve
+from vla_cli.cli import app
+from vla_cli.configs import ExportConfig, FinetuneConfig, IngestConfig, PreprocessConfig, SteerConfig
+from vla_cli.console import fail, resolve, run_stage
 from vla_cli.errors import CheckFailed, ConfigError
 from vla_cli.files import partial_path
 from vla_cli.readers import READERS
@@ -154,6 +156,54 @@ def test_a_config_file_fills_in_and_flags_win(tmp_path: Path) -> None:
     file.write_text("adapters: [a, b]\nconditions: [trained]\nout: r\nguidance-weight: 2\n")
     steer = resolve(SteerConfig, {}, file)
     assert (steer.adapters, steer.conditions, steer.guidance_weight) == ((Path("a"), Path("b")), ("trained",), 2.0)
+
+
+def test_a_config_file_may_call_an_option_by_the_name_that_it_has_on_the_command_line(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    kinds = {
+        "collect-ingest": (IngestConfig, {"source": Path("s")}),
+        "preprocess": (PreprocessConfig, {"episodes": Path("e")}),
+        "finetune": (FinetuneConfig, {"dataset": Path("d"), "base": "b"}),
+        "eval-steer": (SteerConfig, {"adapters": (Path("a"),)}),
+        "export-adapter": (ExportConfig, {"adapter": Path("a")}),
+    }
+    for command in get_command(app).commands.values():  # type: ignore[attr-defined]
+        kind, given = kinds.get(command.name, (None, {}))
+        for option in command.params if kind else ():
+            if option.name in {f.name for f in fields(kind)} and option.multiple:
+                for key in {name.lstrip("-") for name in option.opts} | {option.name}:
+                    file.write_text(f"{key}: [x=1]\n")
+                    made = resolve(kind, {**given, "out": Path("o")}, file)
+                    assert getattr(made, option.name) == ("x=1",), (command.name, key)
+    for text, said in (
+        ("camera: [a]\ncameras: [b]\n", "'camera' and 'cameras' are one option"),
+        ("val-fraction: 0.1\nval_fraction: 0.2\n", "'val-fraction' and 'val_fraction' are one option"),
+        ("condition: [a]\n", "unknown key 'condition'"),
+    ):
+        file.write_text(text)
+        with pytest.raises(ConfigError, match=said):
+            resolve(PreprocessConfig, {"episodes": Path("e")}, file)
+
+
+def test_no_output_may_replace_the_config_file(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "run.json").write_text("{}")
+    file = out / "mine.yaml"
+    file.write_text("seed: 1\n")
+    log = ROOT / LOG
+    for kind, given in (
+        (IngestConfig, {"source": log}),
+        (PreprocessConfig, {"episodes": log}),
+        (FinetuneConfig, {"dataset": log, "base": "b"}),
+        (SteerConfig, {"adapters": (log,)}),
+        (ExportConfig, {"adapter": log}),
+    ):
+        with pytest.raises(ConfigError, match=r"mine\.yaml overlap"):
+            run_stage(lambda: None, kind, {**given, "out": out, "overwrite": True}, config_file=file, as_json=True)
+        assert file.exists()
+    asked = PreprocessConfig(episodes=log, out=out, compare=tmp_path)
+    assert asked.replaced is None, "a comparison writes nothing"
 
 
 def test_all_problems_of_a_config_file_come_at_once(tmp_path: Path) -> None:

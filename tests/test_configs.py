@@ -68,15 +68,13 @@ def test_a_config_file_is_held_to_them_too(tmp_path: Path) -> None:
 
 
 def test_what_a_text_names_is_read_too_and_no_output_may_replace_it(tmp_path: Path) -> None:
-    recipe, statistics, tokenizer = (tmp_path / part for part in ("a/mine.yaml", "b/stats.json", "c/words"))
+    recipe, tokenizer = tmp_path / "a" / "mine.yaml", tmp_path / "c" / "words"
     tokenizer.mkdir(parents=True)
-    for file in (recipe, statistics):
-        file.parent.mkdir()
-        file.write_text("{}")
+    recipe.parent.mkdir()
+    recipe.write_text("{}")
     asked = {
         recipe: replace(CONFIGS["finetune"], recipe=str(recipe)),
         tokenizer: replace(CONFIGS["finetune"], tokenizer=str(tokenizer)),
-        statistics: replace(CONFIGS["preprocess"], stats_from=f"{statistics}:bridge@quantile"),
     }
     for path, config in asked.items():
         assert path in config.inputs()

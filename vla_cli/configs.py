@@ -50,6 +50,11 @@ class StageConfig(_Limited):
     dry_run: bool = False
     seed: int = from_0(0)
 
+    @property
+    def replaced(self) -> Path | None:
+        """The directory that the stage's result takes the place of; None where it writes nothing."""
+        return self.out
+
     def request(self) -> dict[str, Any]:
         """What determines the result, as JSON values: every option but those that say where and how to write."""
         how = {"out", "overwrite", "resume", "dry_run"}
@@ -63,13 +68,9 @@ class StageConfig(_Limited):
 
     def _named_by_texts(self) -> list[Path]:
         """Options that name a path or something else: a hub id, a recipe that ships, a file with a data set."""
-        base, tokenizer, recipe, statistics = (
-            getattr(self, name, None) or "" for name in ("base", "tokenizer", "recipe", "stats_from")
-        )
+        base, tokenizer, recipe = (getattr(self, name, None) or "" for name in ("base", "tokenizer", "recipe"))
         texts = [base, tokenizer, recipe if recipe.endswith(RECIPE_FILES) else ""]
-        found = [Path(text) for text in texts if text and Path(text).exists()]
-        named = parse_statistics(statistics) if statistics not in ("", "base") else None
-        return [*found, named[0]] if named else found
+        return [Path(text) for text in texts if text and Path(text).exists()]
 
 
 def _plain(value: Any) -> Any:
@@ -173,6 +174,11 @@ class PreprocessConfig(StageConfig):
     features: bool = False
     compare: Path | None = None
     strict: bool = False
+
+    @property
+    def replaced(self) -> Path | None:
+        """See `StageConfig`; a comparison writes nothing."""
+        return self.out if self.compare is None else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,21 +289,6 @@ class ExportConfig(StageConfig):
     base: str | None = None
     report: Path | None = None
     merge: bool = False
-
-
-def parse_statistics(text: str) -> tuple[Path, str, str] | None:
-    """What PATH[:DATASET][@METHOD] names: (path, data set, method), the last two empty where left out; None: no path.
-
-    A path may have colons and at signs itself: the longest that is there counts.
-    """
-    if Path(text).exists():
-        return Path(text), "", ""
-    rest, at, method = text.rpartition("@")
-    rest, method = (rest, method) if at else (text, "")
-    if rest and Path(rest).exists():
-        return Path(rest), "", method
-    path, _, dataset = rest.rpartition(":")
-    return (Path(path), dataset, method) if path and Path(path).exists() else None
 
 
 def parse_indices(text: str, size: int, option: str) -> list[int]:

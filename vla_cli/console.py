@@ -17,6 +17,7 @@ from typing import Any, NoReturn, TypeVar, get_type_hints
 
 from vla_cli.configs import StageConfig
 from vla_cli.errors import FAULT, ConfigError, Interrupted, VlaError
+from vla_cli.files import check_apart
 from vla_cli.progress import Progress
 
 Config = TypeVar("Config", bound=StageConfig)
@@ -53,26 +54,9 @@ def resolve(kind: type[Config], given: Mapping[str, Any], config_file: Path | No
         config_file: a YAML mapping of option names to values.
 
     Raises:
-        ConfigError: unknown keys, values of the wrong type, missing required options; all at once.
+        ConfigError: unknown keys, one option twice, values of the wrong type, missing required options; all at once.
     """
-    hints = get_type_hints(kind)
-    values: dict[str, Any] = {}
-    problems: list[str] = []
-    if config_file is not None:
-        from vla_cli.yaml_files import read_options
-
-        for key, value in read_options(config_file).items():
-            name = str(key).replace("-", "_")
-            if name not in hints:
-                problems.append(f"unknown key '{key}' (known: {', '.join(hints)})")
-                continue
-            try:
-                values[name] = _convert(value, hints[name])
-            except (TypeError, ValueError):
-                problems.append(f"'{key}' is {value!r}, not {_kind_name(hints[name])}")
-    if problems:
-        raise ConfigError(f"The config {config_file} cannot be used: {'; '.join(problems)}")
-    values.update(given)
+    values = {**(_read(kind, config_file) if config_file is not None else {}), **given}
     missing = [f.name for f in fields(kind) if f.default is MISSING and not values.get(f.name)]
     if missing:
         raise ConfigError(
@@ -81,6 +65,40 @@ def resolve(kind: type[Config], given: Mapping[str, Any], config_file: Path | No
             hint="--help",
         )
     return kind(**values)
+
+
+_REPEATED = {"cameras": "camera", "conditions": "condition", "settings": "set"}
+"""Fields of options that are given once an item, and what such an option is called."""
+
+
+def _read(kind: type[Any], config_file: Path) -> dict[str, Any]:
+    """The fields that a config file fills in.
+
+    Raises:
+        ConfigError: see `resolve`.
+    """
+    from vla_cli.yaml_files import read_options
+
+    hints = get_type_hints(kind)
+    fields_of = {name: name for name in hints} | {_REPEATED[name]: name for name in hints if name in _REPEATED}
+    values: dict[str, Any] = {}
+    keys: dict[str, Any] = {}
+    problems: list[str] = []
+    for key, value in read_options(config_file).items():
+        name = fields_of.get(str(key).replace("-", "_"))
+        if name is None:
+            problems.append(f"unknown key '{key}' (known: {', '.join(fields_of)})")
+        elif name in keys:
+            problems.append(f"'{keys[name]}' and '{key}' are one option, which is to be there once")
+        else:
+            keys[name] = key
+            try:
+                values[name] = _convert(value, hints[name])
+            except (TypeError, ValueError):
+                problems.append(f"'{key}' is {value!r}, not {_kind_name(hints[name])}")
+    if problems:
+        raise ConfigError(f"The config {config_file} cannot be used: {'; '.join(problems)}")
+    return values
 
 
 _ARGUMENTS = {"source", "episodes", "dataset", "adapters", "adapter", "path"}
@@ -178,8 +196,14 @@ def run_stage(
         given: options named on the command line.
         config_file: as for `resolve`.
         as_json: print the result as one JSON document.
+
+    Raises:
+        ConfigError: see `resolve`; or the config file lies in the output, which replaces what is there as a whole.
     """
     config = resolve(kind, given, config_file)
+    replaced: Path | None = getattr(config, "replaced", None)
+    if config_file is not None and replaced is not None:
+        check_apart(replaced, config_file)
     with Terminal() as terminal:
         module = stage()
         result = module.plan(config) if config.dry_run else module.run(config, terminal)

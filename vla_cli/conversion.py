@@ -29,7 +29,7 @@ import numpy as np
 from vla_cli import __version__
 from vla_cli.conventions import complete, stated, unknowns
 from vla_cli.digests import digest_recording
-from vla_cli.episode import Episode, UnusableError, manifest_row, problems, save_episode
+from vla_cli.episode import Episode, UnusableError, manifest_row, pauses, problems, save_episode
 from vla_cli.errors import words
 from vla_cli.files import encodable, read_json, write_json
 from vla_cli.logs import Entry, Log, Warn, read_entry
@@ -37,6 +37,8 @@ from vla_cli.video import limit_threads
 
 QUARANTINE = "quarantine"
 RESULTS = ".results"
+MOST_NAMED = 5
+"""Pauses of one episode that a sentence lists; the manifest has all."""
 SETTINGS = Sequence[tuple[str, str, str]]
 
 
@@ -126,6 +128,7 @@ def convert(log: Log, task: Task, terms: Terms, folder: Path, said: list[str]) -
         if found := problems(episode):
             _keep_for_inspection(episode, folder / QUARANTINE / f"{task.stem}.hdf5")
             raise UnusableError("; ".join(found))
+        said += _note_pauses(episode)
         path = folder / f"{task.stem}.hdf5"
         _save(episode, path)
         result.row = manifest_row(episode, path)
@@ -190,6 +193,21 @@ def _leave_out_unmeasured(episode: Episode) -> list[str]:
     notes = [f"'{stream.name}' is left out: it has values that are NaN or infinite" for stream in holes]
     episode.notes = [*episode.notes, *notes]
     return [f"{note}." for note in notes]
+
+
+def _note_pauses(episode: Episode) -> list[str]:
+    """Say in the episode's notes when nothing was recorded; returns the same for the log's warnings."""
+    found = pauses(episode)
+    if not found:
+        return []
+    listed = ", ".join(f"{length:.2f} s after {start:.2f} s" for start, length in found[:MOST_NAMED])
+    listed += f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
+    note = (
+        f"nothing was recorded {len(found)} time(s), {sum(length for _, length in found):.2f} s in all ({listed}): a "
+        "paused recorder or skipped steps; preprocess holds or blends what was recorded around it"
+    )
+    episode.notes = [*episode.notes, note]
+    return [f"{episode.name}: {note}."]
 
 
 def _save(episode: Episode, path: Path) -> None:

@@ -264,10 +264,12 @@ def _read_streams(streams: h5py.Group) -> Iterator[Stream]:
 def manifest_row(episode: Episode, file: Path) -> dict[str, Any]:
     """What `manifest.jsonl` says of an episode saved as `file`: enough to plan a dataset without opening it.
 
-    `cameras` maps each camera to its [height, width]; `rate_hz` is the action stream's `native_rate`.
+    `cameras` maps each camera to its [height, width]; `rate_hz` is the action stream's `native_rate`; `pauses`, where
+    there are any, are [start, length] in seconds.
     """
     actions = episode.of_role("action")
     clock = actions[0].timestamps
+    paused = [[round(value, 6) for value in pause] for pause in pauses(episode)]
     return {
         "file": file.name,
         "digest": digest_recording(file),
@@ -280,7 +282,35 @@ def manifest_row(episode: Episode, file: Path) -> dict[str, Any]:
         "cameras": {s.name: list(s.values.shape[1:3]) for s in episode.of_role("image")},
         "state_dim": sum(s.values.shape[1] for s in episode.of_role("state")),
         "action_dim": sum(s.values.shape[1] for s in actions),
+        **({"pauses": paused} if paused else {}),
     }
+
+
+def pauses(episode: Episode) -> list[tuple[float, float]]:
+    """When nothing was recorded: the holes of the first camera's clock beside which every other stream has one too.
+
+    Returns:
+        (start, length) of each in seconds, the start counted from the episode's first stamp. A recorder that was paused
+        leaves such, and steps that a format marks as not sent.
+    """
+    streams = [stream for role in ("image", "state", "action") for stream in episode.of_role(role)]
+    holes = [_holes(stream.timestamps) for stream in streams]
+    origin = min((float(stream.timestamps[0]) for stream in streams), default=0.0)
+    return [
+        (float(start) - origin, float(end - start))
+        for start, end in (holes[0] if holes else ())
+        if all(np.any((other[:, 0] < end) & (other[:, 1] > start)) for other in holes[1:])
+    ]
+
+
+def _holes(timestamps: np.ndarray) -> np.ndarray:
+    """Start and end [N, 2] of each step of a clock that misses a tick (see `is_whole`)."""
+    clock = np.asarray(timestamps, np.float64)
+    before = np.flatnonzero(np.diff(clock) * median_rate(clock) >= _WHOLE[1])
+    return np.stack([clock[before], clock[before + 1]], axis=1)
+
+
+_WHOLE = (0.25, 1.75)
 
 
 def median_rate(timestamps: np.ndarray) -> float:
@@ -293,7 +323,7 @@ def median_rate(timestamps: np.ndarray) -> float:
 def is_whole(timestamps: np.ndarray) -> bool:
     """Whether no tick of a clock [T] is missing or doubled: each step is between 1/4 and 7/4 of the median one."""
     steps = np.diff(timestamps) * median_rate(timestamps)
-    return len(steps) > 0 and bool(np.all((steps > 0.25) & (steps < 1.75)))
+    return len(steps) > 0 and bool(np.all((steps > _WHOLE[0]) & (steps < _WHOLE[1])))
 
 
 def native_rate(stream: Stream) -> float:

@@ -26,7 +26,6 @@ import numpy as np
 
 from vla_cli.adapter import FILE_NAME as POLICY_FILE
 from vla_cli.adapter import load_spec
-from vla_cli.configs import parse_statistics
 from vla_cli.errors import ConfigError, InputError
 from vla_cli.files import read_json
 from vla_cli.stats import FILE_NAME as STATS_FILE
@@ -56,6 +55,31 @@ class Imported:
     state_names: tuple[str, ...] = ()
     action_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+def parse_statistics(text: str) -> tuple[Path, str, str] | None:
+    """What PATH[:DATASET][@METHOD] names: (path, data set, method), the last two empty where left out; None: no path.
+
+    A path may have colons and at signs itself: the longest that is there counts.
+    """
+    if Path(text).exists():
+        return Path(text), "", ""
+    rest, at, method = text.rpartition("@")
+    rest, method = (rest, method) if at else (text, "")
+    if rest and Path(rest).exists():
+        return Path(rest), "", method
+    path, _, dataset = rest.rpartition(":")
+    return (Path(path), dataset, method) if path and Path(path).exists() else None
+
+
+def statistics_file(text: str) -> Path | None:
+    """The file that `import_named` reads; None where nothing is there.
+
+    Raises:
+        ConfigError, InputError: a directory holds none, or several.
+    """
+    named = parse_statistics(text)
+    return None if named is None else _file_in(named[0]) if named[0].is_dir() else named[0]
 
 
 def import_named(text: str) -> Imported:

@@ -114,3 +114,8 @@ def test_pronouns_fit_the_object() -> None:
 def test_several_things_are_never_it(text: str) -> None:
     found = paraphrases(text, 100)
     assert any(" them " in other for other in found) and not any(" it " in other for other in found)
+
+
+def test_how_it_is_done_stays_in_front() -> None:
+    found = paraphrases("Carefully pick up the cup.", 4)
+    assert len(found) == 4 and all((t.startswith("Carefully ") and t.endswith(" cup.")) or " up." in t for t in found)

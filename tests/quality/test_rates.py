@@ -50,6 +50,16 @@ def test_another_delay_is_found_whatever_the_rate() -> None:
     assert told.startswith("e8: ") and "(0.40 s) after it" in told
 
 
+def test_commands_that_are_cut_off_are_found_at_a_rate_that_few_episodes_have() -> None:
+    episodes = [reach(i, 10.0 if i < 7 else 30.0) for i in range(9)]
+    assert graver(episodes, "clipping") == []
+    for cut in (episodes[2], episodes[8]):
+        command = cut.streams[2]
+        command.values = np.clip(command.values, *(sign * 0.4 * np.abs(command.values).max() for sign in (-1, 1)))
+    assert {message.split(":")[0] for message in graver(episodes, "clipping")} == {"e2", "e8"}
+    assert {message.split(":")[0] for message in graver(episodes[:7] + episodes[8:], "clipping")} == {"e2", "e8"}
+
+
 def test_commands_that_have_nothing_to_do_with_the_motion_do_not_tell_a_delay() -> None:
     """Of short episodes some lag always agrees a little."""
     clock, episodes = np.arange(20) / 10, []

@@ -8,7 +8,7 @@ from builders import replace, smooth_video, write_video
 from logs.droid import SERIALS, START, numbers, write, write_episode
 
 from vla_cli.conventions import KEYS
-from vla_cli.episode import Episode, Skipped, problems
+from vla_cli.episode import Episode, Skipped, pauses, problems
 from vla_cli.frames import VideoFrames
 from vla_cli.readers import read_all
 from vla_cli.readers.droid import READER
@@ -98,6 +98,8 @@ def test_steps_that_were_not_sent_are_left_out_of_every_stream(tmp_path, skip: l
     assert f"{len(skip)} of 20 steps have skip_action set and are left out" in episode.notes
     assert problems(episode) == [] and {len(stream) for stream in episode.streams} == {20 - len(skip)}
     assert np.array_equal(found["action", "joint_position"].values, numbers(0, 20)["action/joint_position"][~flags])
+    between = [(round(15 * start), round(15 * length)) for start, length in pauses(episode)]
+    assert between == ([] if len(skip) == 3 else [(3, 3)]), "what is left out between others leaves a hole"
     pictures = np.asarray(found["image", "wrist"].values)
     assert np.abs(pictures.astype(int) - smooth_video(20, 0)[~flags]).mean() < 6
     assert np.array_equal(np.asarray(found["image", "wrist"].values.cut(3)), pictures[:3])

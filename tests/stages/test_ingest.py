@@ -14,6 +14,7 @@ from builders import (
     assert_refused,
     contents,
     lerobot_log,
+    motion,
     real_log,
     replace,
     rlds_example,
@@ -263,6 +264,35 @@ def test_what_nobody_measured_is_left_out_and_the_episode_kept(tmp_path) -> None
     kept = load_episode(tmp_path / "out" / "episode_0.hdf5")
     assert [stream.name for stream in kept.of_role("other")] == ["qvel"]
     assert any("'effort' is left out" in note for note in kept.notes)
+
+
+def test_how_many_episodes_have_no_instruction_is_said_once_and_counted_anew(tmp_path) -> None:
+    log = frames_csv.write(tmp_path, episodes=3)
+    for folder in log.iterdir():
+        (folder / "episode.json").unlink()
+    (log / "demo_2").rename(tmp_path / "later")
+    for count in (2, 3):
+        told = ingest(log, tmp_path / "out")["warnings"]
+        assert [m.split(" (")[0] for m in told if "no instruction" in m] == [
+            f"{count} of {count} episodes have no instruction"
+        ]
+        if count == 2:
+            (tmp_path / "later").rename(log / "demo_2")
+
+
+def test_a_paused_recorder_is_told_with_its_time_and_length(tmp_path) -> None:
+    log = frames_csv.write(tmp_path, episodes=3)
+    later = np.where(np.arange(20) > 9, 1.5, 0.0)
+    frames_csv.write_rows(log / "demo_1", motion(20, 1), np.arange(20) / 10 + later)
+    times = [f"wrist/{step:06d}.jpg,{0.01 + step / 5 + float(later[2 * step])!r}" for step in range(10)]
+    (log / "demo_1" / "frames.csv").write_text("\n".join(["file,timestamp", *times]) + "\n")
+    frames_csv.write_rows(log / "demo_2", motion(20, 2), np.arange(20) / 10 + later)  # its other camera goes on
+    summary = ingest(log, tmp_path / "out")
+    (told,) = [message for message in summary["warnings"] if "nothing was recorded" in message]
+    assert told.startswith("demo_1: nothing was recorded 1 time(s), 1.60 s in all (1.60 s after 0.90 s)")
+    rows = {row["name"]: row for row in read_manifest(tmp_path / "out")}
+    assert rows["demo_1"]["pauses"] == [[0.9, 1.6]] and not {"pauses"} & {*rows["demo_0"], *rows["demo_2"]}
+    assert any("nothing was recorded" in note for note in load_episode(tmp_path / "out" / "demo_1.hdf5").notes)
 
 
 def test_a_name_that_is_not_utf8_stops_nothing(tmp_path) -> None:

@@ -530,10 +530,22 @@ def test_an_operator_is_held_out_and_duplicates_stay_together(sample, tmp_path) 
 
 
 def test_statistics_of_the_base_are_kept_on_demand(sample_episodes, tmp_path) -> None:
-    base = str(SAMPLES / "base")
-    run(sample_episodes, tmp_path / "d", base=base, stats_from="base")
-    kept, theirs = load_dataset(tmp_path / "d").statistics, load_spec(SAMPLES / "base")
+    base, out = tmp_path / "base", tmp_path / "d"
+    base.mkdir()
+    shutil.copy(SAMPLES / "base" / "policy.json", base)
+    run(sample_episodes, out, base=str(base), stats_from="base")
+    kept, theirs = load_dataset(out).statistics, load_spec(base)
     assert np.array_equal(kept.state.mean, theirs.state.mean) and np.array_equal(kept.actions.std, theirs.actions.std)
+    asked = read_json(out / "run.json")["request"]["statistics"]
+    assert asked["name"] == "policy.json" and asked["digest"].startswith("sha256:"), "the file that is read"
+    assert run(sample_episodes, out, base=str(base), stats_from="base", resume=True)["stage"] == "preprocess"
+    (base / "policy.json").write_text((base / "policy.json").read_text() + "\n")
+    with pytest.raises(ConfigError, match="begun with other settings: statistics"):
+        run(sample_episodes, out, base=str(base), stats_from="base", resume=True)
+    for path, named in ((base, f"{base}"), (base / "policy.json", f"{base / 'policy.json'}@z-score")):
+        with pytest.raises(ConfigError, match="overlap"):
+            run(sample_episodes, base, stats_from=named, overwrite=True)
+        assert path.exists()
 
 
 def test_paraphrases_are_told_beside_the_original(sample_episodes, tmp_path) -> None:

@@ -72,3 +72,24 @@ def test_units_are_read_from_their_text(text: str, tokens: set[str]) -> None:
 def test_a_frame_that_moves_with_the_hand_is_told_from_one_that_stands() -> None:
     assert [in_own_frame(stream(2, frame=f)) for f in ("end-effector", "tool", "ee_link")] == [True] * 3
     assert [in_own_frame(stream(2, frame=f)) for f in ("base", "world", "unknown", "wheel")] == [False] * 4
+
+
+@pytest.mark.parametrize(
+    ("switching", "still", "grippers"),
+    [
+        ((6, 13), (), (6, 13)),
+        ((13,), (6,), (6, 13)),
+        ((6,), (13,), (6, 13)),
+        ((), (6, 13), (6, 13)),
+        ((13,), (12,), (13,)),  # both behind both poses: where the second rotation is, nobody has said
+        ((13,), (6, 12), (13,)),  # or the second hand does not turn: open
+        ((2, 13), (6,), (2, 13)),
+        ((), (), ()),
+    ],
+)
+def test_a_still_gripper_of_two_hands_is_found_by_its_place(switching: tuple, still: tuple, grippers: tuple) -> None:
+    one = stream(14, rotation="euler-xyz", units="m, rad", gripper="open-high")
+    one.values[:, list(still)] = 0.0
+    one.values[:, list(switching)] = np.arange(20)[:, None] > 9
+    parts = parts_of(one)
+    assert (parts.grippers, parts.rotations) == (grippers, (3, 10) if grippers == (6, 13) else ())

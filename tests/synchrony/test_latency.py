@@ -96,7 +96,8 @@ def test_pooling_takes_the_median_and_wants_agreement() -> None:
     def sure(seconds: float) -> Estimate:
         return Estimate(seconds, 0.8, True, "", PERIOD)
 
-    assert pool([sure(0.05), sure(0.06), sure(0.4)]).seconds == 0.06
+    found = pool([sure(0.05), sure(0.06), sure(0.4)])
+    assert found.seconds == 0.06 and "a quarter of a picture's time off: 25 ms" in found.reason
     assert not pool([sure(-0.4), sure(0.1), sure(0.5)]).confident
     assert not pool([sure(0.05)]).confident
     assert not pool([]).confident

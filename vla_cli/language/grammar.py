@@ -20,7 +20,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from vla_cli.language.lexicon import DIRECTION, Form, Lexicon, Verb, Words, load_lexicon
-from vla_cli.language.tokens import Mark, key_of, lower_of, marks_of, opens, words_of
+from vla_cli.language.tokens import Mark, is_idiom, key_of, lower_of, manner_of, marks_of, opens, words_of
 
 LONGEST = 64
 """Words beyond which nothing is parsed: pi0 reads 48 tokens (openpi `pi0_config.py`, `max_token_len`)."""
@@ -32,7 +32,8 @@ _VAGUE = {"to", "on", "in", "on top of"}
 class Wording:
     """How a clause was said: its form, and each part's words as written, articles included.
 
-    `pronoun` is what stood for the object in the form's second half ("them"), lower case.
+    `pronoun` is what stood for the object in the form's second half ("them"), lower case; `manner` what was said before
+    the verb ("carefully").
     """
 
     form: Form
@@ -42,6 +43,7 @@ class Wording:
     source: Words = ()
     tool: Words = ()
     pronoun: str = ""
+    manner: Words = ()
     capital: bool = False
     ending: str = ""
 
@@ -93,8 +95,9 @@ class Parsed:
 def parse(instruction: str, lexicon: Lexicon | None = None) -> Parsed | None:
     """What an instruction asks for, or None where it is not understood.
 
-    A verb that the lexicon does not know is taken as it is when an article follows ("crimp the hose"); more than
-    `LONGEST` words are not parsed, nor is what holds a negation. Underscores between words count as spaces.
+    A verb that the lexicon does not know is taken as it is when an article follows ("crimp the hose"), and one of its
+    `actions` always ("write hello"). No more than `LONGEST` words are parsed, no idiom and no negation.
+    Underscores between words count as spaces.
     """
     lexicon = lexicon or load_lexicon()
     tokens, ending = words_of(instruction, lexicon)
@@ -141,7 +144,7 @@ def _clauses(tokens: list[str], lexicon: Lexicon) -> Parsed | None:
     found: list[Parsed] = []
     i = 0
     while i < len(pieces):
-        joined = _clause([*pieces[i], "and", *pieces[i + 1]], lexicon, joined=True) if i + 1 < len(pieces) else None
+        joined = _joined(pieces[i], pieces[i + 1], lexicon) if i + 1 < len(pieces) else None
         single = joined or _clause(pieces[i], lexicon)
         if single is None:
             return _clause(tokens, lexicon) if len(pieces) > 1 else None
@@ -154,8 +157,18 @@ def _clauses(tokens: list[str], lexicon: Lexicon) -> Parsed | None:
     return chain
 
 
+def _joined(first: list[str], second: list[str], lexicon: Lexicon) -> Parsed | None:
+    """Two pieces as one clause of a form with an "and"; how the second half is done is said before the first."""
+    size = manner_of(lower_of(second), lexicon)
+    made = _clause([*first, "and", *second[size:]], lexicon, joined=True)
+    if made is None or not size or made.wording.manner:
+        return made
+    return replace(made, wording=replace(made.wording, manner=_manner(second[:size])))
+
+
 def _begins(lower: list[str], lexicon: Lexicon) -> bool:
-    """Whether a clause begins here; "draw a line" may be one although nobody knows the verb."""
+    """Whether a clause begins here; "trace a line" may be one although nobody knows the verb."""
+    lower = lower[manner_of(lower, lexicon) :]
     words = {*lexicon.articles, *lexicon.attributes}
     unknown = len(lower) > 2 and lower[0] not in words and lower[1] in ("a", "an", "the")
     return opens(lower, lexicon) or unknown
@@ -166,16 +179,26 @@ def _clause(tokens: list[str], lexicon: Lexicon, *, joined: bool = False) -> Par
     if not tokens:
         return None
     lower = lower_of(tokens)
+    if size := manner_of(lower, lexicon):
+        made = _clause(tokens[size:], lexicon, joined=joined)
+        return made and replace(made, wording=replace(made.wording, manner=_manner(tokens[:size])))
+    if is_idiom(lower, lexicon):
+        return None
     for verb, form in lexicon.by_first_word.get(lower[0], ()):
         if joined == ("and" in form.after):
             for parts in _fits(lower, verb, form, lexicon):
                 return _made(tokens, verb, form, parts, lexicon)
-    unknown = lower[0].isalpha() and len(lower) > 2 and lower[1] in lexicon.articles and not joined
+    told = lower[0] in lexicon.actions or (lower[0].isalpha() and len(lower) > 2 and lower[1] in lexicon.articles)
+    unknown = told and len(lower) > 1 and not joined
     if not unknown or lower[0] in lexicon.by_first_word or marks_of(lower[:1], lexicon) or lower[0] in lexicon.articles:
         return None
     verb, form = Verb(lower[0], (), place="optional", tool=True, kind=lower[0]), Form((lower[0],), ())
     made = next((_made(tokens, verb, form, parts, lexicon) for parts in _fits(lower, verb, form, lexicon)), None)
     return made and replace(made, known=False)
+
+
+def _manner(words: list[str]) -> Words:
+    return tuple(words[:-1] if words[-1].casefold() == "and" else words)
 
 
 class _Part(NamedTuple):

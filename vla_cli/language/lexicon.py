@@ -24,7 +24,7 @@ OBJECT, INSTRUCTION = "{object}", "{instruction}"
 DIRECTION = "direction"
 _LISTS = (
     *("directions", "sources", "tools", "sides", "articles", "pronouns", "placeholders"),
-    *("negations", "manners", "numbers"),
+    *("negations", "manners", "numbers", "actions", "idioms"),
 )
 _VERB_KEYS = ("forms", "also", "place", "places", "tool", "kind")
 _CHOICES = {"place": ("required", "optional", "none"), "tool": ("yes", "no")}
@@ -81,8 +81,9 @@ class Lexicon:
         relations: relation to its wordings that are said, the plainest first.
         prepositions: every wording to its relation.
         directions, sources, tools, sides: wordings.
-        articles, pronouns, negations, manners, numbers: single words.
+        articles, pronouns, negations, manners, numbers, actions: single words.
         placeholders: texts that stand in an instruction's place and are none.
+        idioms: wordings that mean something else than their words, and are left alone.
         attributes: every spelling to the word it stands for.
         carriers: (words before, words after, whether it is said).
     """
@@ -100,6 +101,8 @@ class Lexicon:
     negations: frozenset[str]
     manners: frozenset[str]
     numbers: frozenset[str]
+    actions: frozenset[str]
+    idioms: frozenset[Words]
     attributes: Mapping[str, str]
     carriers: tuple[tuple[Words, Words, bool], ...]
 
@@ -201,6 +204,8 @@ class _Builder:
             negations=frozenset(self.lists["negations"]),
             manners=frozenset(self.lists["manners"]),
             numbers=frozenset(self.lists["numbers"]),
+            actions=frozenset(self.lists["actions"]),
+            idioms=words["idioms"],
             attributes=self.attributes,
             carriers=tuple(self.carriers),
         )

@@ -132,7 +132,7 @@ def say(
         pronoun = pronoun or wording.pronoun
         after = tuple(pronoun or "it" if word == "it" else word for word in after)
     words = [*thing, *wording.source, *after] if halves else [*thing, *after, *wording.source]
-    return " ".join([*form.before, *words, *preposition, *place, *wording.tool])
+    return " ".join([*wording.manner, *form.before, *words, *preposition, *place, *wording.tool])
 
 
 def _clumsy(thing: Words, wording: Wording, form: Form, lexicon: Lexicon) -> bool:

@@ -8,6 +8,10 @@ from typing import NamedTuple
 
 from vla_cli.language.lexicon import Lexicon, Words
 
+_DEGREES = frozenset({"very", "really", "quite", "extremely"})
+_AFTER_IDIOMS = frozenset({"at", "for", "of", "to", "with", "using", "before", "after"})
+"""What may follow an idiom; a noun, and where a thing is put, make it one no more."""
+
 
 class Mark(NamedTuple):
     """A preposition, words [start, noun) of a clause: its kind ("place", "source" or "tool") and a place's relation."""
@@ -51,8 +55,32 @@ def lower_of(words: Sequence[str]) -> list[str]:
 
 
 def opens(lower: Sequence[str], lexicon: Lexicon) -> bool:
-    """Whether a clause could begin here."""
-    return any(tuple(lower[:size]) in lexicon.openings for size in range(1, 5))
+    """Whether a clause could begin here, be it with how it is done."""
+    words = lower[manner_of(lower, lexicon) :]
+    known = any(tuple(words[:size]) in lexicon.openings for size in range(1, 5))
+    return known or bool(words and words[0] in lexicon.actions)
+
+
+def manner_of(lower: Sequence[str], lexicon: Lexicon) -> int:
+    """How many words in front only say how it is done: 3 of "slowly and carefully pick up the cup"."""
+    size = 0
+    for i, word in enumerate(lower):
+        how = word in lexicon.manners and (word,) not in lexicon.directions
+        much = word in _DEGREES and i + 1 < len(lower) and lower[i + 1] in lexicon.manners
+        if not (how or much or (size and word == "and")):
+            return size
+        size = i + 1
+    return 0
+
+
+def is_idiom(lower: Sequence[str], lexicon: Lexicon) -> bool:
+    """Whether a clause means something else than its words: "set the table for two", not "set the table lamp down"."""
+    for idiom in lexicon.idioms:
+        if tuple(lower[: len(idiom)]) == idiom:
+            rest = list(lower[len(idiom) :])
+            if not rest or rest[0] in _AFTER_IDIOMS or (rest[0] == "and" and opens(rest[1:], lexicon)):
+                return True
+    return False
 
 
 def _without_carriers(words: list[str], lexicon: Lexicon) -> list[str]:

@@ -258,6 +258,7 @@ def examine(episode: Episode, motion: Motion | None = None) -> EpisodeFacts:
         end=compared.ending(motion),
         lag=answers.lag_curve(motion),
         gains=answers.gains(motion),
+        gains_hz=motion.rate_hz,
         spread=compared.spread(motion),
     )
 

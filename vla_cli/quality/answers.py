@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from vla_cli.quality.facts import LEAST_OTHERS, EpisodeFacts, Finding, Motion, gripper_columns
+from vla_cli.synchrony.clocks import SAME_RATE
 from vla_cli.synchrony.latency import LEAST_SIGMAS
 
 LAG_SECONDS = 0.5
@@ -161,7 +162,8 @@ def gains(motion: Motion) -> dict[str, Any]:
 def clipping(facts: Sequence[EpisodeFacts]) -> Iterator[Finding]:
     """Commands cut off when they were recorded: at the limit the arm goes farther than such a command takes it.
 
-    Only for commands that are changes or speeds; of a target position that is cut off the arm stops short as well.
+    Only for commands that are changes or speeds; of a target position that is cut off the arm stops short as well. How
+    far a command takes the arm is known from the episodes of the same rate.
     """
     if [f.lag.get("reading") for f in facts].count("change") * 2 < len(facts):
         return
@@ -172,7 +174,8 @@ def clipping(facts: Sequence[EpisodeFacts]) -> Iterator[Finding]:
     partner = {name: counts.most_common(1)[0][0] for name, counts in fits.items() if counts}
     rows = [(f, n, f.gains[n][state]) for n, state in partner.items() for f in facts if state in f.gains.get(n, {})]
     for fact, name, own in rows:
-        free = [other["free"] for _, n, other in rows if n == name and other["count"] >= LEAST_FREE]
+        alike = [other for f, n, other in rows if n == name and _of_one_rate(f.gains_hz, fact.gains_hz)]
+        free = [other["free"] for other in alike if other["count"] >= LEAST_FREE]
         if not free or own["limited"] < LEAST_LIMIT:
             continue
         excess = own["limit"] / max(float(np.median(free)), 1e-12)
@@ -185,3 +188,8 @@ def clipping(facts: Sequence[EpisodeFacts]) -> Iterator[Finding]:
                 message=f"{fact.name}: command {name} stops at {own['at']:.3g} in {own['limited']} frames while the "
                 f"arm moves {excess:.2f} times what such a command does elsewhere: it was cut off.",
             )
+
+
+def _of_one_rate(one: float, other: float) -> bool:
+    """Whether two rates are both within `SAME_RATE` of a third."""
+    return abs(one - other) <= 2 * SAME_RATE * max(one, other)

@@ -246,6 +246,7 @@ class EpisodeFacts:
         end: how it ends (see `checks.ending`).
         lag: agreement of command and motion by lag (see `answers.lag_curve`).
         gains: how the arm answers commands within and at their limit, by action name (see `answers.gains`).
+        gains_hz: the rate of the steps that `gains` are of.
         spread: commonest value and range by dimension (see `checks.spread`).
     """
 
@@ -267,4 +268,5 @@ class EpisodeFacts:
     end: dict[str, Any] = field(default_factory=dict)
     lag: dict[str, Any] = field(default_factory=dict)
     gains: dict[str, Any] = field(default_factory=dict)
+    gains_hz: float = 0.0
     spread: dict[str, Any] = field(default_factory=dict)

@@ -258,5 +258,5 @@ def dropped(name: str, camera: Stream) -> Iterator[Finding]:
         value=share,
         message=f"{name}: camera {camera.name} lost about {lost.sum()} pictures ({share:.0%}) in {len(holes)} "
         f"{'holes' if len(holes) > 1 else 'hole'} of its clock, {longest:.2f} s at most, between "
-        f"{listed(spans, 'pictures')}.",
+        f"{listed(spans, 'pictures')}: the dataset holds the one before.",
     )

@@ -2,7 +2,8 @@
 
 At 30 Hz an arm makes a third of the way in a step that it makes at 10 Hz, and takes three times the frames for it, at
 the same speed. What is counted in steps or frames is therefore restated at the set's usual rate. Sets of one rate stay
-as they are, to the last bit.
+as they are, to the last bit. How far a command goes in a step depends on what it is, a speed or a change: `gains` stay
+as they are too, and are compared within one rate.
 """
 
 from __future__ import annotations
@@ -53,7 +54,6 @@ def _restated(fact: EpisodeFacts, usual: float, streams: Mapping[str, float]) ->
         frames=max(1, round(fact.frames / ratio)),
         end={key: _scaled(values, ratio) if key in ("steps", "tops") else values for key, values in fact.end.items()},
         lag=_lag(fact.lag, ratio),
-        gains={},  # how far a command goes in a step depends on what it is: a speed or a change
     )
 
 

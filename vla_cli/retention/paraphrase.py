@@ -18,17 +18,17 @@ from typing import Any
 import numpy as np
 
 from vla_cli.errors import ConfigError
+from vla_cli.language.lexicon import load_lexicon
+from vla_cli.language.tokens import is_idiom, lower_of, marks_of, words_of
 from vla_cli.limits import share
 from vla_cli.retention import Context, Method, read_options
 from vla_cli.windows import Samples
 
-VERBS = (
-    ("put", "place", "set", "move", "bring"),
-    ("pick up", "grab", "lift", "take"),
-)
+_CARRY, _GRASP = ("put", "place", "set", "move", "bring"), ("pick up", "grab", "lift", "take")
+VERBS = (_CARRY, _GRASP)
 """Openings that mean the same."""
 _PARTICLES = frozenset({"aside", "away", "back", "down", "me", "off", "on", "out", "over", "together", "up", "us"})
-"""After these an opening means something else: "take off the lid", "bring me the cup"."""
+"""With these an opening means something else: "take off the lid", "take the lid off", "bring me the cup"."""
 
 
 @dataclass(frozen=True)
@@ -115,13 +115,29 @@ class Paraphrase(Method):
 def synonyms(instruction: str) -> list[str]:
     """The instruction with other opening verbs of the same meaning; empty where its own is not in `VERBS`.
 
+    Empty too where the others would mean something else: in an idiom ("set the table"), beside a particle, where no
+    place is said to put it, or one to take it to.
+
     >>> synonyms("grab the cup")
     ['pick up the cup', 'lift the cup', 'take the cup']
     """
     lower = instruction.casefold()
     for group in VERBS:
         for verb in group:
-            if lower.startswith(verb + " ") and not _PARTICLES.intersection(lower[len(verb) :].split()[:1]):
+            if lower.startswith(verb + " ") and _means_the_same(group, instruction, lower[len(verb) :].split()):
                 others = [other + instruction[len(verb) :] for other in group if other != verb]
                 return [text[0].upper() + text[1:] for text in others] if instruction[0].isupper() else others
     return []
+
+
+def _means_the_same(group: tuple[str, ...], instruction: str, rest: list[str]) -> bool:
+    """Whether the openings of a group can stand for each other before the rest of an instruction."""
+    lexicon = load_lexicon()
+    words = lower_of(words_of(instruction, lexicon)[0])
+    first = words[: words.index("and")] if "and" in words else words
+    if is_idiom(words, lexicon) or _PARTICLES.intersection([*rest[:1], *first[-1:]]):
+        return False
+    places = [m for m in marks_of(words, lexicon) if m.kind == "place" and m.noun < len(words)]
+    if group is _CARRY:
+        return bool(places)
+    return not any(m.relation == "to" or words[m.start] in ("into", "onto") for m in places if m.noun < len(first))

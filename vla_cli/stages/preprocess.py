@@ -10,40 +10,37 @@ with their number. Resuming an interrupted run computes it again: the result is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vla_cli.agreement import Agreement, agree
-from vla_cli.configs import PreprocessConfig, parse_indices, parse_statistics
+from vla_cli.agreement import Agreement
+from vla_cli.configs import PreprocessConfig
 from vla_cli.conversion import QUARANTINE
 from vla_cli.dataset import load_pictures, save_quality, save_splits
 from vla_cli.dataset_page import page
 from vla_cli.dataset_page.judgement import standing, verdict
 from vla_cli.dataset_page.tracks import contact_sheet, sheet_episodes
-from vla_cli.dataset_passes import Seen, Written, look, nothing_left, parse_latencies, split, write
+from vla_cli.dataset_passes import Seen, Written, look, nothing_left, split, write
+from vla_cli.dataset_plan import check_options, checks_named, kept_statistics, plan_dataset
 from vla_cli.dataset_warnings import CHECK, as_findings, dataset_warnings, wide_plan
-from vla_cli.episode import Episode, Skipped, Stream, load_headers, read_manifest
-from vla_cli.errors import CheckFailed, ConfigError, InputError
+from vla_cli.episode import Skipped
+from vla_cli.errors import CheckFailed, ConfigError
 from vla_cli.facts import merge
-from vla_cli.files import building, check_output, check_resumable, is_complete, read_json, write_json, write_text
-from vla_cli.fingerprint import Fingerprint, load_fingerprint, save_fingerprint
-from vla_cli.fingerprint.deployment import load_pictures as load_deployment
+from vla_cli.files import building, is_complete, read_json, write_json, write_text
+from vla_cli.fingerprint import Fingerprint, save_fingerprint
+from vla_cli.fingerprint.comparison import tell_comparison
 from vla_cli.fingerprint.glimpses import Features
-from vla_cli.fingerprint.verdict import compare
-from vla_cli.language.lexicon import Lexicon, load_lexicon
+from vla_cli.language.lexicon import Lexicon
 from vla_cli.progress import SILENT, Progress
 from vla_cli.provenance import FILE_NAME as RUN_FILE
-from vla_cli.provenance import RunRecord, describe_input
+from vla_cli.provenance import RunRecord
 from vla_cli.quality import exclusions
-from vla_cli.quality.fixes import parse_fixes
-from vla_cli.splits import OPERATOR, UNKNOWN, check_operator, parse_split
-from vla_cli.stats import DatasetAccumulator, DatasetStatistics, Statistics
-from vla_cli.stats_import import Imported, freeze, import_named
+from vla_cli.stats import DatasetAccumulator, DatasetStatistics
+from vla_cli.stats_import import Imported
 from vla_cli.study import (
     INSTRUCTIONS,
     Study,
@@ -56,9 +53,6 @@ from vla_cli.study import (
     save_alternatives,
     standing_findings,
 )
-from vla_cli.synchrony.actions import check_actions, check_gripper
-from vla_cli.synchrony.clocks import delayed
-from vla_cli.synchrony.synchronise import check_choices, dimension_names
 
 STAGE = "preprocess"
 REPORT = "report.html"
@@ -73,7 +67,7 @@ def plan(config: PreprocessConfig) -> dict[str, Any]:
     """
     if config.compare is not None:
         raise ConfigError("--compare writes nothing, so there is nothing to plan", hint="the same without --dry-run")
-    agreed = _prepare(config).agreed
+    agreed = plan_dataset(config).agreed
     first = agreed.rows[0]
     return {
         "stage": STAGE,
@@ -100,11 +94,11 @@ def run(config: PreprocessConfig, progress: Progress = SILENT) -> dict[str, Any]
     """
     if config.compare is not None:
         return _compare(config, progress)
-    prepared = _prepare(config)
-    agreed, lexicon, request = prepared.agreed, prepared.lexicon, prepared.request
+    wanted = plan_dataset(config)
+    agreed, lexicon, request = wanted.agreed, wanted.lexicon, wanted.request
     if is_complete(config.out, request, resume=config.resume):
         return _summary(read_json(config.out / RUN_FILE), config.out)
-    record = RunRecord(STAGE, request, counts={"episodes_in": prepared.total})
+    record = RunRecord(STAGE, request, counts={"episodes_in": wanted.total})
     for skipped in agreed.skipped:
         record.skip(skipped.name, skipped.reason)
     features, record.facts["vision_features"] = _features(config)
@@ -112,10 +106,10 @@ def run(config: PreprocessConfig, progress: Progress = SILENT) -> dict[str, Any]
         seen = look(config, agreed, progress, features)
         _leave_out(config, agreed, seen, record)
         written = write(config, agreed, seen, record, partial, lexicon, progress)
-        statistics, train, valid = _statistics(config, written, seen, prepared.base)
+        statistics, train, valid = _statistics(config, written, seen, wanted.base)
         save_splits(statistics, train, valid, partial)
         save_fingerprint(seen.fingerprint, partial)
-        study = _study(config, agreed, seen, written, (train, valid), record, prepared.base, statistics)
+        study = _study(config, agreed, seen, written, (train, valid), record, wanted.base, statistics)
         worlds = [seen.worlds[row["name"]] for row in agreed.rows]
         messages = [*agreed.warnings, *dataset_warnings(config, study, worlds)]
         study_findings = _tell(config, study, record, lexicon, partial, messages)
@@ -129,42 +123,13 @@ def run(config: PreprocessConfig, progress: Progress = SILENT) -> dict[str, Any]
     return _summary(record.document(), config.out)
 
 
-def _described(config: PreprocessConfig) -> dict[str, Any]:
-    """Digests of the files that are read beside the episodes: `--resume` must not go on with others of their names."""
-    named = None if config.stats_from in (None, "base") else parse_statistics(config.stats_from)
-    found = {"phrasings": config.phrasings, "statistics": named[0] if named else None}
-    # a folder may be a base of many gigabytes
-    return {key: describe_input(path) for key, path in found.items() if path is not None and path.is_file()}
-
-
 def _compare(config: PreprocessConfig, progress: Progress) -> dict[str, Any]:
     """Whether camera or light have moved since the demonstrations of a dataset."""
     assert config.compare is not None
-    _check_options(config)
-    known = load_fingerprint(config.episodes)
-    try:
-        found = compare(known, load_deployment(config.compare, list(known.cameras)), _same_features(config, progress))
-    except ValueError as error:
-        raise InputError(
-            f"{config.compare} cannot be compared with {config.episodes} ({error})",
-            expected="pictures of the same cameras, as they give them",
-        ) from None
-    sentences = [camera.sentence for camera in found.cameras]
-    sentences += [
-        f"Camera {name}: no pictures of it were given, so that nothing is known of it." for name in found.unseen
-    ]
-    for sentence in sentences:
-        progress.note(sentence)
-    for camera in found.cameras:
-        seen = f"{camera.camera}: {camera.verdict}, by {camera.scenes} scenes and {camera.pictures} pictures"
-        judged = [
-            [c.quantity, c.words if c.moved else "as in the demonstrations", f"{c.p:.2g}"] for c in camera.changes
-        ]
-        progress.table(seen, ["", "what the pictures say", "p"], judged)
-    if config.strict and found.verdict == "moved":
-        raise CheckFailed(f"--strict, and the deployment is not what was demonstrated in: {' '.join(sentences)}")
-    document = found.document()
-    return {"stage": STAGE, "out": str(config.episodes), "rows": document.pop("cameras"), **document}
+    check_options(config)
+    features = functools.partial(_same_features, config, progress)
+    told = tell_comparison(config.episodes, config.compare, features, progress, strict=config.strict)
+    return {"stage": STAGE, "out": str(config.episodes), **told}
 
 
 def _features(config: PreprocessConfig) -> tuple[Features | None, str | None]:
@@ -190,141 +155,9 @@ def _same_features(config: PreprocessConfig, progress: Progress) -> Features | N
     return features
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    """What is known before an episode is read: all that a dry run can refuse.
-
-    Attributes:
-        total: how many episodes there were.
-        agreed: what the dataset is to be.
-        lexicon: the words of instructions.
-        base: statistics to compare with, or to keep.
-        request: what determines the dataset.
-    """
-
-    total: int
-    agreed: Agreement
-    lexicon: Lexicon
-    base: Imported | None
-    request: dict[str, Any]
-
-
-def _prepare(config: PreprocessConfig) -> _Prepared:
-    """Check the options, read what they name, and agree from the manifest on what the dataset is."""
-    _check_options(config)
-    check_output(config.out, overwrite=config.overwrite, resume=config.resume, inputs=config.inputs())
-    rows = read_manifest(config.episodes)
-    if not rows:
-        raise nothing_left(config, [])
-
-    @cache  # the agreement and the check of the options both look at them
-    def headers(file: str) -> list[Stream]:
-        return load_headers(config.episodes / file)
-
-    agreed = agree(
-        rows,
-        cameras=config.cameras,
-        rate=config.rate,
-        same_sizes=config.image_size is None,
-        headers=lambda row: headers(row["file"]),
-        actions=config.actions,
-        gripper=config.gripper,
-    )
-    if not agreed.rows:
-        raise nothing_left(config, agreed.skipped)
-    _check_streams(config, agreed, headers)
-    for dims, key in (("state_dims", "state_dim"), ("action_dims", "action_dim")):
-        derived = key == "action_dim" and config.actions == "next-state"  # then the width is the state's
-        if getattr(config, dims) is not None and not derived:
-            parse_indices(getattr(config, dims), agreed.rows[0][key], f"--{dims.replace('_', '-')}")
-    base = _base(config)
-    if base is not None and config.stats_from is not None:
-        _check_kept(config, agreed, headers(agreed.rows[0]["file"]), base)
-    request = {**config.request(), "input": describe_input(config.episodes), **_described(config)}
-    check_resumable(config.out, request, resume=config.resume)
-    return _Prepared(len(rows), agreed, load_lexicon(config.phrasings), base, request)
-
-
-def _check_kept(config: PreprocessConfig, agreed: Agreement, headers: Sequence[Stream], base: Imported) -> None:
-    """Refuse statistics that are to be kept and are of other dimensions, by the headers of an episode.
-
-    Raises:
-        ConfigError: they are.
-    """
-    episode = agreed.in_order(Episode("", list(headers), []))
-    states = episode.of_role("state")
-    actions = states if config.actions == "next-state" else episode.of_role("action")
-    for vector, streams, dims, theirs in (
-        ("state", states, config.state_dims, base.state),
-        ("action", actions, config.action_dims, base.actions),
-    ):
-        names = dimension_names(streams)
-        picked = parse_indices(dims, len(names), f"--{vector}-dims") if dims else range(len(names))
-        if theirs is not None:
-            _frozen(base, theirs, [names[i] for i in picked], vector)
-
-
-def _check_streams(config: PreprocessConfig, agreed: Agreement, headers: Callable[[str], Sequence[Stream]]) -> None:
-    """Refuse what no episode could be made into, by its headers: the run would say it after the work.
-
-    Raises:
-        ConfigError: a latency of no stream, an operator whom nobody knows, or conventions that no episode states.
-    """
-    how, operator = parse_split(config.split)
-    if how == OPERATOR:
-        check_operator({row["operator"] for row in agreed.rows} - {UNKNOWN}, operator)
-    refused = []
-    for row in agreed.rows:
-        try:
-            _check_episode(config, agreed.cameras, headers(row["file"]))
-        except ConfigError as error:
-            refused.append(error)
-    # an episode that cannot be used otherwise may be left out for another reason
-    if len(refused) == len(agreed.rows):
-        raise refused[0]
-
-
-def _check_episode(config: PreprocessConfig, cameras: Sequence[str], headers: Sequence[Stream]) -> None:
-    pictures = [Stream("image", camera, np.empty((0, 1, 1, 3), np.uint8), np.empty(0)) for camera in cameras]
-    states, actions = ([header for header in headers if header.role == role] for role in ("state", "action"))
-    delayed([*pictures, *states, *actions], parse_latencies(config)[0])
-    used = [] if config.actions == "next-state" else actions
-    for action in used:
-        check_actions(action, config.actions)
-    for stream in [*states, *used] if config.gripper == "normalise" else ():
-        check_gripper(stream)
-
-
-def _check_options(config: PreprocessConfig) -> None:
-    found = []
-    if len(set(config.cameras)) != len(config.cameras):
-        found.append(f"--camera names one twice: {', '.join(config.cameras)}")
-    if config.stats_from == "base" and config.base is None:
-        found.append("--stats-from base needs --base")
-    if config.features and config.base is None:
-        found.append("--features needs --base")
-    if found:
-        raise ConfigError("; ".join(found), hint="vla preprocess --help")
-    check_choices(config.actions, config.gripper)
-    parse_fixes(config.fix)
-    exclusions([], _listed(config.exclude))
-    parse_split(config.split)
-    parse_latencies(config)
-
-
-def _listed(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def _base(config: PreprocessConfig) -> Imported | None:
-    """The statistics to compare with, or to keep."""
-    named = config.base if config.stats_from in (None, "base") else config.stats_from
-    return import_named(named) if named is not None else None
-
-
 def _leave_out(config: PreprocessConfig, agreed: Agreement, seen: Seen, record: RunRecord) -> None:
     """Take those episodes from the agreement that cannot be read, or that `exclude` names."""
-    reasons = {**exclusions(seen.findings, _listed(config.exclude)), **seen.unreadable}
+    reasons = {**exclusions(seen.findings, checks_named(config.exclude)), **seen.unreadable}
     for row in agreed.rows:
         if row["name"] in reasons:
             record.skip(row["name"], reasons[row["name"]])
@@ -344,14 +177,9 @@ def _statistics(
     own = total.result()
     if config.stats_from is None or base is None:
         return own, train, valid
-    actions = _frozen(base, base.actions, written.action_names, "action")
-    state = own.state if base.state is None else _frozen(base, base.state, written.state_names, "state")
+    actions = kept_statistics(base, base.actions, written.action_names, "action")
+    state = own.state if base.state is None else kept_statistics(base, base.state, written.state_names, "state")
     return DatasetStatistics(state, actions, own.images), train, valid
-
-
-def _frozen(base: Imported, statistics: Statistics, names: Sequence[str], vector: str) -> Statistics:
-    known = base.state_names if vector == "state" else base.action_names
-    return freeze(statistics, names, vector=vector, base_names=known)
 
 
 def _study(
@@ -476,6 +304,8 @@ def _complete_record(record: RunRecord, study: Study) -> None:
         "gaps": sum(e.gaps for e in study.episodes),
         "episodes_resampled": sum(e.resampled for e in study.episodes),
     }
+    if held := sum(e.ticks_in_gaps for e in study.episodes):
+        record.counts["frames_in_gaps"] = held
     fixed = [(name, count) for e in study.episodes for name, count in e.fixes.items()]
     for name, count in fixed:
         record.count(f"fixed_{name}", count)

@@ -1,8 +1,9 @@
 """Which dimensions of a vector are a gripper, which a rotation, and which plain numbers (positions, joints).
 
 A gripper is what the stream's conventions say it has, or a dimension whose name says so. A rotation stands where its
-names say so, or where the width leaves one choice: 7 = 3 of position and 4 of quaternion, 6 = 3 and 3 angles. What
-cannot be told is plain numbers, with a note.
+names say so, or where the width leaves one choice: 7 = 3 of position and 4 of quaternion, 6 = 3 and 3 angles. Two poses
+of 3 and 3, each with a gripper behind it, are told by their width and the grippers' values: two at most. What cannot be
+told is plain numbers, with a note.
 """
 
 from __future__ import annotations
@@ -124,10 +125,32 @@ def _grippers(stream: Stream) -> tuple[tuple[int, ...], list[str]]:
         return tuple(range(width)), []
     if turns and width - 1 in (WIDTHS[stated(stream, "rotation")], 3 + WIDTHS[stated(stream, "rotation")]):
         return (width - 1,), []
-    two = tuple(index for index in range(width) if len(np.unique(stream.values[:, index])) == 2)
+    kinds = [len(np.unique(column)) for column in np.asarray(stream.values).T]
+    if hands := _of_two_hands(kinds, WIDTHS[stated(stream, "rotation")]) if turns else ():
+        return hands, []
+    two = tuple(index for index, count in enumerate(kinds) if count == 2)
     if two:
         return two, []
     return (), [f"{label(stream)}: no dimension is named a gripper, though its gripper is {convention}"]
+
+
+def _of_two_hands(kinds: list[int], columns: int) -> tuple[int, ...]:
+    """The grippers of two poses of position and rotation: each behind its pose, one of which may stay still.
+
+    Args:
+        kinds: how many values each dimension has.
+        columns: of a rotation.
+
+    Returns:
+        None of them where the width is another, or the values leave open which dimensions they are.
+    """
+    hand = 3 + columns + 1
+    if len(kinds) != 2 * hand:
+        return ()
+    layouts = ((hand - 1, 2 * hand - 1), (2 * hand - 2, 2 * hand - 1))
+    fit = [layout for layout in layouts if all(0 < kinds[index] <= 2 for index in layout)]
+    switches = {index for index, count in enumerate(kinds) if count == 2}
+    return layouts[0] if fit == [layouts[0]] and switches <= set(layouts[0]) else ()
 
 
 def _rotations(names: list[str], grippers: tuple[int, ...], columns: int) -> list[int]:
