@@ -143,11 +143,16 @@ def answers_to_words(report: Report) -> list[str]:
 def _left_of_answer(kept: Row, agreement: Row) -> str:
     if kept.n == 1:
         return "not resolved"
-    if kept.high < LOCKED_BELOW or agreement.high < MISLED_BELOW:
+    return left_of_answer((kept.low, kept.high), (agreement.low, agreement.high))
+
+
+def left_of_answer(kept: tuple[float, float], agreement: tuple[float, float]) -> str:
+    """What two intervals (low, high) say of a policy's answer to other words, in a few words."""
+    if kept[1] < LOCKED_BELOW or agreement[1] < MISLED_BELOW:
         return "a sign of lock-in"
-    if kept.low >= KEPT_FROM and agreement.low >= MISLED_BELOW:
+    if kept[0] >= KEPT_FROM and agreement[0] >= MISLED_BELOW:
         return "the base's answer is kept"
-    return "weakened" if kept.low >= LOCKED_BELOW and kept.high < KEPT_FROM else "not resolved"
+    return "weakened" if kept[0] >= LOCKED_BELOW and kept[1] < KEPT_FROM else "not resolved"
 
 
 def open_loop_comparisons(report: Report) -> list[str]:
