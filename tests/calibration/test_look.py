@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from deployments import CAMERA, base_facts, domain_of, fitted, pair, shown
 
-from vla_cli.calibration.look import Look, LookTransform, basis, colour_modes, fit_look, match_palette, measure_look
+from vla_cli.calibration.look import Look, LookTransform, fit_look, measure_look
+from vla_cli.calibration.palette import colour_modes, match_palette
 from vla_cli.calibration.robust import NotIdentified
+from vla_cli.calibration.table import basis
 from vla_cli.worlds.tabletop.render import SIZE
 from vla_cli.worlds.tabletop.shifts import DOMAINS, Domain
 from vla_cli.worlds.tabletop.surface import falloff
