@@ -190,7 +190,7 @@ def _calibration(document: dict[str, Any]) -> dict[str, Any]:
         looks=document["looks"],
         warps=document["warps"],
         ratio=document["ratio"],
-        delay=document["delay"],
+        delays=[document["delay"], *(gripper["delay"] for gripper in document.get("other_grippers", []))],
         limits=document["timing"].values(),
     )
     return {**document, "parts": parts}

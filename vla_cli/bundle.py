@@ -249,9 +249,15 @@ def _action(found: dict[str, Any]) -> list[str]:
 
 
 def _delay(found: dict[str, Any]) -> list[str]:
-    if not found["delay"]:
-        return []
-    return [f"the gripper acts {found['delay']} control steps later than the base's: the arm waits for it"]
+    waits = [("the gripper", found["delay"])] + [
+        (f"the gripper of action dimension {other['command']}", other["delay"])
+        for other in found.get("other_grippers", [])
+    ]
+    return [
+        f"{which} acts {delay} control steps later than the base's: the arm waits for it"
+        for which, delay in waits
+        if delay
+    ]
 
 
 def _timing(found: dict[str, Any]) -> list[str]:

@@ -7,18 +7,21 @@ from dataclasses import replace
 
 import numpy as np
 
-from vla_cli.calibration.action import ActionFacts, fit_delay, fit_gain, held_commands, invertible, to_base
+from vla_cli.calibration.action import ActionFacts, fit_gain, invertible, to_base
 from vla_cli.calibration.bars import NO_BARS, find_bars, without_bars
 from vla_cli.calibration.camera import CameraMap, fit_camera
 from vla_cli.calibration.domain import DomainFacts
+from vla_cli.calibration.grippers import Wait, fit_delay, middles
+from vla_cli.calibration.held import held_commands, switching_commands
 from vla_cli.calibration.look import LookTransform, fit_look
 from vla_cli.calibration.parts import PARTS
-from vla_cli.calibration.robust import tried
-from vla_cli.calibration.timing import Timing, fit_timing, measure_speeds, middles
+from vla_cli.calibration.robust import NotIdentified, tried
+from vla_cli.calibration.timing import Timing, fit_timing, measure_speeds
 from vla_cli.calibration.tint import tint_of
 from vla_cli.calibration.transforms import Calibration
 from vla_cli.dataset import Demonstration
 
+GRIPPER_STATE = "a state that says whether the gripper is closed"
 NEARLY_ONE = 0.02
 """Gains that differ by less than this from the base's are the base's. Maps have no such limit: a picture is redrawn."""
 
@@ -123,25 +126,18 @@ def _with_actions(
         ratio = tried("action", skipped, lambda: _ratio(demonstrations, facts))
         if ratio is not None and np.abs(ratio - np.eye(len(ratio))).max() < NEARLY_ONE:
             ratio = None
-    delay = 0
-    if "delay" in wanted:
-        own = tried("delay", skipped, lambda: fit_delay(demonstrations, facts))
-        delay = max(0, own - facts.delay) if own is not None else 0
-    middle = middles(demonstrations, facts) if facts.gripper_state >= 0 else (0.0, 0.0)
+    waits = _waits(demonstrations, facts, skipped) if "delay" in wanted else []
     found = replace(
         calibration,
         actions=facts,
         ratio=ratio,
         limit=np.abs(commands).max(axis=0) if ratio is not None else None,
-        delay=delay,
-        middle=middle,
+        delay=sum(wait.delay for wait in waits if wait.command == facts.gripper_command),
+        middle=middles(demonstrations, facts.gripper_state, facts.gripper_command) if facts.grippers else (0.0, 0.0),
         held=held_commands(demonstrations, facts),
+        other_grippers=[wait for wait in waits if wait.command != facts.gripper_command],
     )
-    if found.held and facts.gripper_command >= 0 and {"delay", "timing"} & set(wanted):
-        skipped["delay and timing of other grippers"] = (
-            f"action dimension(s) {', '.join(map(str, found.held))} switch as a gripper does, but only one gripper is "
-            f"waited for and timed: dimension {facts.gripper_command}"
-        )
+    skipped.update(_not_followed(demonstrations, facts, found.held, wanted))
     if "timing" not in wanted:
         return found
     if base.speeds is None:
@@ -150,6 +146,46 @@ def _with_actions(
     converted = [replace(d, actions=_in_base_convention(d.actions, found)) for d in demonstrations]
     speeds = tried("timing", skipped, lambda: measure_speeds(converted, facts))
     return replace(found, timing=fit_timing(base.speeds, speeds)) if speeds is not None else found
+
+
+def _waits(demonstrations: Sequence[Demonstration], facts: ActionFacts, skipped: dict[str, str]) -> list[Wait]:
+    """The grippers that are later here than the base's."""
+    if not facts.grippers:
+        skipped["delay"] = str(NotIdentified("the base's facts name no gripper", GRIPPER_STATE))
+    found = []
+    for number, gripper in enumerate(facts.grippers):
+        part = "delay" if number == 0 else f"delay of the gripper of action dimension {gripper.command}"
+        own = tried(part, skipped, lambda g=gripper: fit_delay(demonstrations, g))
+        if own is not None and own > gripper.delay:
+            middle = middles(demonstrations, gripper.state, gripper.command)
+            found.append(Wait(gripper.state, gripper.command, gripper.sign, own - gripper.delay, middle))
+    return found
+
+
+def _not_followed(
+    demonstrations: Sequence[Demonstration], facts: ActionFacts, held: Sequence[int], wanted: Sequence[str]
+) -> dict[str, str]:
+    """What the first gripper is asked about and others are not, by the part that leaves it out."""
+    others = [other.command for other in facts.others]
+    switching = [i for i in switching_commands(demonstrations, held) if i not in others]
+    unknown = [i for i in switching if not _is_constant(demonstrations, i)]
+    found = {}
+    if unknown and facts.grippers and {"delay", "timing"} & set(wanted):
+        found["delay and timing of other grippers"] = (
+            f"action dimension(s) {', '.join(map(str, unknown))} switch as a gripper does, but in the base's domain no "
+            "state answered them: they are held, but neither waited for nor timed, as the gripper of dimension "
+            f"{facts.gripper_command} is"
+        )
+    if others and "timing" in wanted:
+        found["timing of other grippers"] = (
+            f"how fast the arms move is told by the gripper of action dimension {facts.gripper_command} alone, not by "
+            f"that of {', '.join(map(str, others))}"
+        )
+    return found
+
+
+def _is_constant(demonstrations: Sequence[Demonstration], command: int) -> bool:
+    return len({value for d in demonstrations for value in np.unique(d.actions[:, command]).tolist()}) < 2
 
 
 def _ratio(demonstrations: Sequence[Demonstration], facts: ActionFacts) -> np.ndarray:

@@ -22,7 +22,9 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from vla_cli.calibration.action import ActionFacts, changing
+from vla_cli.calibration.action import ActionFacts
+from vla_cli.calibration.grippers import middles
+from vla_cli.calibration.held import changing
 from vla_cli.calibration.robust import NotIdentified
 from vla_cli.dataset import Demonstration
 
@@ -91,7 +93,7 @@ def measure_speeds(demonstrations: Sequence[Demonstration], facts: ActionFacts) 
         raise NotIdentified("no gripper is known", "a state that says whether the gripper is closed")
     every: list[float] = []
     phases: dict[str, list[float]] = {name: [] for name in (*PHASES, *FLIPS)}
-    middle_s, middle_c = middles(demonstrations, facts)
+    middle_s, middle_c = middles(demonstrations, facts.gripper_state, facts.gripper_command)
     for d in demonstrations:
         speed = np.abs(d.actions[:, list(facts.commands)]).max(axis=1)
         closed = d.state[:, facts.gripper_state] > middle_s
@@ -107,13 +109,6 @@ def measure_speeds(demonstrations: Sequence[Demonstration], facts: ActionFacts) 
         top=float(np.quantile(every, TOP)),
         **{name: _upper(values, LEAST_STEPS if name in PHASES else LEAST_FLIPS) for name, values in phases.items()},
     )
-
-
-def middles(demonstrations: Sequence[Demonstration], facts: ActionFacts) -> tuple[float, float]:
-    """Half-way between open and closed: of the gripper's state and of its command."""
-    states = np.concatenate([d.state[:, facts.gripper_state] for d in demonstrations])
-    commands = np.concatenate([d.actions[:, facts.gripper_command] for d in demonstrations])
-    return float(states.min() + states.max()) / 2, float(commands.min() + commands.max()) / 2
 
 
 def _upper(values: list[float], least: int) -> float | None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vla_cli.calibration.action import ActionFacts, from_base, to_base, wait_for_gripper
+from vla_cli.calibration.action import ActionFacts, from_base, to_base
 from vla_cli.calibration.bars import NO_BARS, Bars, within
 from vla_cli.calibration.camera import CameraMap, warp
+from vla_cli.calibration.grippers import Wait, wait_for_grippers
+from vla_cli.calibration.held import changing
 from vla_cli.calibration.look import LookTransform
 from vla_cli.calibration.parts import parts_on
 from vla_cli.calibration.timing import Timing, retime
@@ -40,6 +42,7 @@ class Calibration:
         skipped: part to the reason why it was left out.
         bars: black bars around each camera's pictures; empty where no picture has any.
         held: action dimensions beside the gripper's that are values to be held, and no changes.
+        other_grippers: those beside the first that need further control steps.
         only_here: the policy serves in this deployment alone: the transforms are on, whatever the picture looks like.
     """
 
@@ -59,6 +62,7 @@ class Calibration:
     bars: list[Bars] = field(default_factory=list)
     held: tuple[int, ...] = ()
     only_here: bool = False
+    other_grippers: list[Wait] = field(default_factory=list)
 
     @property
     def parts(self) -> list[str]:
@@ -67,9 +71,19 @@ class Calibration:
             looks=self.looks,
             warps=self.warps,
             ratio=self.ratio,
-            delay=self.delay,
+            delays=[wait.delay for wait in self.waits],
             limits=self.timing.document().values(),
         )
+
+    @property
+    def waits(self) -> list[Wait]:
+        """The grippers that the arm waits for."""
+        facts, found = self.actions, list(self.other_grippers)
+        if facts is not None and self.delay > 0:
+            found.insert(
+                0, Wait(facts.gripper_state, facts.gripper_command, facts.gripper_sign, self.delay, self.middle)
+            )
+        return [wait for wait in found if wait.delay > 0]
 
     @property
     def by_picture(self) -> bool:
@@ -135,9 +149,9 @@ class Calibration:
             )
         if self.ratio is not None and self.limit is not None:
             actions = from_base(actions, self.ratio, facts.commands, self.limit)
-        if self.delay > 0:
-            above = closed if facts.gripper_sign > 0 else ~closed
-            actions = wait_for_gripper(actions, above, self.delay, facts.gripper_command, self.middle[1], self.held)
+        if self.waits:
+            changes = changing(actions.shape[-1], facts.gripper_command, self.held)
+            actions = wait_for_grippers(actions, state, self.waits, changes)
         return actions
 
     def demonstration(self, found: Demonstration) -> Demonstration:
@@ -147,11 +161,11 @@ class Calibration:
         actions = found.actions
         if self.actions is not None and self.ratio is not None:
             actions = to_base(actions, self.ratio, self.actions.commands)
-        if self.actions is not None and self.delay > 0:
+        for wait in self.waits:
             # the base's gripper acts in the step of its command: name the command when it takes effect
-            late = np.maximum(np.arange(len(actions)) - self.delay, 0)
+            late = np.maximum(np.arange(len(actions)) - wait.delay, 0)
             actions = actions.copy()
-            actions[:, self.actions.gripper_command] = found.actions[late, self.actions.gripper_command]
+            actions[:, wait.command] = found.actions[late, wait.command]
         return replace(found, images={c: seen[:, i] for i, c in enumerate(self.cameras)}, actions=actions)
 
     def document(self) -> dict[str, Any]:
@@ -175,6 +189,7 @@ class Calibration:
             "on": BY_PICTURE if self.by_picture else ALWAYS,
             **({"bars": [list(bars) for bars in self.bars]} if self.bars else {}),
             **({"held": list(self.held)} if self.held else {}),
+            **({"other_grippers": [asdict(wait) for wait in self.other_grippers]} if self.other_grippers else {}),
         }
 
     def save(self, directory: Path) -> None:
@@ -215,6 +230,9 @@ class Calibration:
                 bars=[(int(a), int(b), int(c), int(d)) for a, b, c, d in document.get("bars", [])],
                 held=tuple(int(i) for i in document.get("held", [])),
                 only_here=is_always(document.get("on", BY_PICTURE)),
+                other_grippers=[
+                    Wait(**{**wait, "middle": tuple(wait["middle"])}) for wait in document.get("other_grippers", [])
+                ],
             )
         except (AttributeError, KeyError, TypeError, ValueError, OSError, IndexError) as error:
             raise InputError(
