@@ -35,7 +35,15 @@ from scipy import ndimage
 
 from vla_cli.calibration.palette import NEAR, colour_modes, match_palette
 from vla_cli.calibration.robust import NotIdentified
-from vla_cli.calibration.table import basis, lighting_of, sensor_noise, still_region, table_picture, table_tolerance
+from vla_cli.calibration.table import (
+    basis,
+    is_carried,
+    lighting_of,
+    sensor_noise,
+    still_region,
+    table_picture,
+    table_tolerance,
+)
 from vla_cli.calibration.tint import DARKEST, median_colour
 
 FRAMES_AN_EPISODE = 40
@@ -196,18 +204,19 @@ def fit_look(videos: Sequence[np.ndarray], base: Look) -> LookTransform:
     """The transform from the demonstrations' look to the base's.
 
     Args:
-        videos: uint8 [T, H, W, 3], one an episode, from one camera that stands still.
+        videos: uint8 [T, H, W, 3], one an episode, from one camera. Of one that the robot carries no table is told.
         base: the base's look.
 
     Raises:
         NotIdentified: the picture is saturated, or light is to be told by a table that is too unlike the base's.
     """
-    episodes = np.stack([np.median(_some(v, FRAMES_AN_EPISODE), axis=0) for v in videos]).astype(np.float32)
+    spread = [_some(v, FRAMES_AN_EPISODE) for v in videos]
+    episodes = np.stack([np.median(v, axis=0) for v in spread]).astype(np.float32)
     frames = np.concatenate([_some(v, 6) for v in videos])
     median = median_colour(frames)
     noise = sensor_noise(videos)
     found = still_region(episodes, noise)
-    if found is None:
+    if found is None or is_carried(spread, found[0]):
         return LookTransform(base.table, None, noise, _balance(base.table, median), np.zeros(6), "table", median)
     still, same = found
     lighting = lighting_of(np.median(episodes, axis=0), still)

@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from vla_cli.calibration.palette import NEAR, colour_modes, nearest
 from vla_cli.calibration.robust import TUKEY
+from vla_cli.calibration.tint import DARKEST
 
 SAME = 0.04
 """Relative difference (beyond noise) up to which a pixel shows the table."""
@@ -21,6 +22,11 @@ PART_OF_TABLE = 0.25
 """Size, against the largest region that stands still, above which another one is table and no thing's middle."""
 MOST_TABLE = 0.98
 """Share of the picture above which nothing was moved between the demonstrations, so that things look like table."""
+MOVES = 0.02
+"""Relative spread within an episode (beyond noise) from which on a pixel changes and does not stand still."""
+CARRIED = (1 / 3, 0.2)
+"""Shares of what does not look the same in all episodes, and of the picture, that change where the robot carries the
+camera; of the tabletop's, which stands still, 0.05 and 0.01 do."""
 RING = 48
 """Colours of the table beside a thing that are compared with."""
 
@@ -44,12 +50,38 @@ def still_region(episodes: np.ndarray, noise: float) -> tuple[np.ndarray, np.nda
     varies = np.maximum(spread, tails / 2.56).max(-1)
     # a median over some twenty frames has little of the sensor's noise left
     same = varies < 0.5 * noise + STILL * middle.max(-1)
-    same = np.asarray(ndimage.binary_opening(same), bool)
+    # a round picture's black corners are no table either
+    same = np.asarray(ndimage.binary_opening(same & (middle.max(-1) > DARKEST)), bool)
     labels, _ = regions(same)
     sizes = np.bincount(labels[same]) if same.any() else np.zeros(1, int)
     # a row of things can cut the table in two: what is nearly as large as the largest region is table as well
     region = np.isin(labels, np.flatnonzero(sizes > PART_OF_TABLE * sizes.max()))
     return (region, same) if LEAST_TABLE < region.mean() < MOST_TABLE else None
+
+
+def is_carried(videos: Sequence[np.ndarray], still: np.ndarray) -> bool:
+    """Whether what stands still [H, W] bool is the robot itself, seen by a camera that it carries.
+
+    A camera that stands still shows things that were put down anew: they differ between the episodes, but within one
+    most of them stand still for most of the time. What a wrist camera sees beside the gripper changes all the time.
+
+    Args:
+        videos: frames [T, H, W, 3] uint8 of each episode, spread over it.
+        still: what looks the same in all episodes.
+    """
+    noise = sensor_noise([video[:, still] for video in videos])
+    changing = np.stack([_changes(video, noise) for video in videos])
+    of_the_rest, of_all = (
+        np.median(part.mean(axis=1)) for part in (changing[:, ~still], changing.reshape(len(videos), -1))
+    )
+    return bool(of_the_rest > CARRIED[0] and of_all > CARRIED[1])
+
+
+def _changes(video: np.ndarray, noise: float) -> np.ndarray:
+    """[H, W] bool: where frames [T, H, W, 3] of one episode differ for about half of the time."""
+    middle = np.median(video, axis=0)
+    spread = 1.4826 * np.median(np.abs(video - middle), axis=0).max(-1)
+    return np.asarray(spread > 3 * noise + MOVES * middle.max(-1))
 
 
 def regions(mask: np.ndarray) -> tuple[np.ndarray, int]:
