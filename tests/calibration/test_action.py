@@ -129,6 +129,31 @@ def test_the_gain_is_that_of_the_frames_that_move(rows: np.ndarray) -> None:
     assert np.abs(found - gain).max() < 0.02 * gain.max()
 
 
+def test_what_is_not_shown_is_named() -> None:
+    """One axis that was hardly used is no matter of clocks, and a user of seven axes asks which."""
+    gain, rng = np.diag([0.05, 0.05, 0.06]), np.random.default_rng(1)
+    shown_once = moving(AXIS_BY_AXIS * np.array([1, 1e-3, 1]), gain)
+    hardly = [
+        replace(
+            d,
+            state=d.state + rng.normal(0, 1e-3, d.state.shape).astype(np.float32),
+            actions=np.c_[0 * d.actions, d.actions],
+        )
+        for d in shown_once
+    ]
+    with pytest.raises(NotIdentified, match=r"action dimension 4 hardly changes.* moves along each axis"):
+        fit_gain(hardly, (0, 1, 2), (3, 4, 5), np.ones(3))
+    together = [replace(d, actions=d.actions[:, [0, 0]]) for d in moving(np.ones((60, 2), bool), np.eye(2))]
+    with pytest.raises(NotIdentified, match="action dimensions 0 and 1 only change together"):
+        fit_gain(together, (0, 1), (0, 1))
+    wanders = [
+        replace(d, state=np.c_[d.state[:, :2], np.cumsum(rng.normal(0, 0.05, len(d)))])
+        for d in moving(np.ones((60, 3), bool), gain)
+    ]
+    with pytest.raises(NotIdentified, match="of the displacements of state dimension 2"):
+        fit_gain(wanders, (0, 1, 2), (0, 1, 2))
+
+
 def test_metres_and_radians_are_not_compared() -> None:
     units = np.array([0.01, 0.01, 0.01, 5.0, 5.0, 5.0])
     mixed = []

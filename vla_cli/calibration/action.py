@@ -25,6 +25,7 @@ LEAST_SPREAD = 0.05
 """Spread of the commands, as shares of a large one, along their least used direction."""
 RESTS = 0.05
 """Displacement, as a share of its standard deviation, below which a position rests; commands may miss it by as much."""
+ALONE = "a demonstration that moves along each axis by itself"
 WORST_CONDITION = 50.0
 """Largest ratio of the strongest to the weakest direction of a matrix that commands are divided by."""
 
@@ -114,7 +115,7 @@ def measure_actions(demonstrations: Sequence[Demonstration]) -> ActionFacts:
     moves = (strength > 0.1 * strength.max(axis=0)).any(axis=1)
     chosen = tuple(int(i) for i in np.flatnonzero(moves))
     if not chosen:
-        raise NotIdentified("no command moves a position", "a demonstration that moves along each axis by itself")
+        raise NotIdentified("no command moves a position", ALONE)
     gain = fit_gain(demonstrations, positions, chosen)
     limit = np.abs(commands[:, chosen]).max(axis=0)
     grippers = find_grippers(demonstrations, positions, chosen)
@@ -145,22 +146,36 @@ def fit_gain(
     x, y = _displacements(demonstrations)
     x, y = x[:, list(commands)], y[:, list(positions)]
     fit = _fit(x, y)
-    if min(fit.explained) < LEAST_EXPLAINED:
-        raise NotIdentified(
-            f"the commands explain only {min(fit.explained):.0%} of the displacements",
-            "states and actions of one clock, with commands that act within a step",
-        )
     # metres and radians do not compare, but shares of a large command do
     large = np.maximum(np.abs(x).max(axis=0) if limit is None else limit, 1e-9)
+    _, spread, directions = np.linalg.svd((x - x.mean(0)) / large, full_matrices=False)
+    if spread[-1] / np.sqrt(len(x)) <= LEAST_SPREAD:
+        raise NotIdentified(
+            f"the demonstrations do not command every direction ({_rare(directions[-1], commands)})", ALONE
+        )
+    if min(fit.explained) < LEAST_EXPLAINED:
+        worst = positions[int(np.argmin(fit.explained))]
+        raise NotIdentified(
+            f"the commands explain only {min(fit.explained):.0%} of the displacements of state dimension {worst}",
+            "states and actions of one clock, with commands that act within a step",
+        )
     moves = np.abs(fit.slope * large[:, None]).max(axis=0)
     error = float((fit.slope_error * large[:, None] / np.maximum(moves, 1e-9)).max())
-    spread = np.linalg.svd((x - x.mean(0)) / large, compute_uv=False) / np.sqrt(len(x))
-    if error > LARGEST_ERROR or spread[-1] <= LEAST_SPREAD:
+    if error > LARGEST_ERROR:
         raise NotIdentified(
-            f"the demonstrations do not command every direction (a gain is uncertain by {error:.0%})",
-            "a demonstration that moves along each axis by itself",
+            f"the demonstrations do not command every direction enough (a gain is uncertain by {min(error, 1.0):.0%})",
+            ALONE,
         )
     return fit.slope.T
+
+
+def _rare(direction: np.ndarray, commands: Sequence[int]) -> str:
+    """What the demonstrations do not do, by the direction [K] along which their commands spread least."""
+    share = np.abs(direction)
+    named = [str(commands[int(i)]) for i in np.flatnonzero(share > 0.3 * share.max())]
+    if len(named) == 1:
+        return f"action dimension {named[0]} hardly changes"
+    return f"action dimensions {', '.join(named[:-1])} and {named[-1]} only change together"
 
 
 def _fit(commands: np.ndarray, moved: np.ndarray) -> Fit:
