@@ -135,6 +135,7 @@ def _with_actions(
         delay=sum(wait.delay for wait in waits if wait.command == facts.gripper_command),
         middle=middles(demonstrations, facts.gripper_state, facts.gripper_command) if facts.grippers else (0.0, 0.0),
         held=held_commands(demonstrations, facts),
+        full=facts.limit if (facts.limit != 1).any() else None,
         other_grippers=[wait for wait in waits if wait.command != facts.gripper_command],
     )
     skipped.update(_not_followed(demonstrations, facts, found.held, wanted))

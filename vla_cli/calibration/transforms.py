@@ -42,6 +42,7 @@ class Calibration:
         skipped: part to the reason why it was left out.
         bars: black bars around each camera's pictures; empty where no picture has any.
         held: action dimensions beside the gripper's that are values to be held, and no changes.
+        full: [K] the base's largest command, of which speeds are shares; None where it is 1 in each.
         other_grippers: those beside the first that need further control steps.
         only_here: the policy serves in this deployment alone: the transforms are on, whatever the picture looks like.
     """
@@ -63,6 +64,7 @@ class Calibration:
     held: tuple[int, ...] = ()
     only_here: bool = False
     other_grippers: list[Wait] = field(default_factory=list)
+    full: np.ndarray | None = None
 
     @property
     def parts(self) -> list[str]:
@@ -146,6 +148,7 @@ class Calibration:
                 sign=facts.gripper_sign,
                 middle=self.middle[1],
                 held=self.held,
+                full=self.full,
             )
         if self.ratio is not None and self.limit is not None:
             actions = from_base(actions, self.ratio, facts.commands, self.limit)
@@ -189,6 +192,7 @@ class Calibration:
             "on": BY_PICTURE if self.by_picture else ALWAYS,
             **({"bars": [list(bars) for bars in self.bars]} if self.bars else {}),
             **({"held": list(self.held)} if self.held else {}),
+            **({"full": self.full.tolist()} if self.full is not None else {}),
             **({"other_grippers": [asdict(wait) for wait in self.other_grippers]} if self.other_grippers else {}),
         }
 
@@ -230,6 +234,7 @@ class Calibration:
                 bars=[(int(a), int(b), int(c), int(d)) for a, b, c, d in document.get("bars", [])],
                 held=tuple(int(i) for i in document.get("held", [])),
                 only_here=is_always(document.get("on", BY_PICTURE)),
+                full=np.array(document["full"], float) if document.get("full") is not None else None,
                 other_grippers=[
                     Wait(**{**wait, "middle": tuple(wait["middle"])}) for wait in document.get("other_grippers", [])
                 ],
