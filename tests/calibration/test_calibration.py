@@ -89,6 +89,29 @@ def test_a_damaged_calibration_is_refused(tmp_path: Path) -> None:
         Calibration.load(document, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        ({"ratio": [[1.0]]}, "ratio is 1 x 1, not 2 x 2"),
+        ({"ratio": [[0.0, 0.0], [0.0, 1.0]]}, "ratio cannot be divided by"),
+        ({"limit": None}, "limit is not the largest command"),
+        ({"actions": None}, "actions is null, but there is a ratio"),
+        ({"warps": []}, "warps has 0 entries for 1 camera"),
+        ({"medians": [[1, 2]]}, "no colour of three channels"),
+        ({"delay": -1}, "a delay is below 0"),
+        ({"timing": {"open": "slow", "closed": 0, "closing": 0, "opening": None}}, "open is slow.*closed is 0, not"),
+        ({"bars": [[60, 0, 0, 0]]}, "leave no picture"),
+        ({"image_size": [224, 224]}, "has 60 x 60 pixels, not 224 x 224"),
+    ],
+)
+def test_an_edit_that_cannot_be_applied_is_refused_before_the_robot_acts(
+    edit: dict[str, object], said: str, tmp_path: Path
+) -> None:
+    fitted("V").save(tmp_path)
+    with pytest.raises(InputError, match=said):
+        Calibration.load({**fitted("V").document(), **edit}, tmp_path)
+
+
 @pytest.mark.parametrize("parts", [(), ("look",), ("action", "camera")])
 def test_parts_that_are_not_asked_for_are_left_out_by_name(parts: tuple[str, ...]) -> None:
     found = calibrate(shown("V"), [CAMERA], base_facts(), parts)

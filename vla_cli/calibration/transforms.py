@@ -11,6 +11,7 @@ import numpy as np
 from vla_cli.calibration.action import ActionFacts, from_base, to_base
 from vla_cli.calibration.bars import NO_BARS, Bars, within
 from vla_cli.calibration.camera import CameraMap, warp
+from vla_cli.calibration.faults import faults
 from vla_cli.calibration.grippers import Wait, wait_for_grippers
 from vla_cli.calibration.held import changing
 from vla_cli.calibration.look import LookTransform
@@ -209,7 +210,7 @@ class Calibration:
         """Inverse of `document` and `save`.
 
         Raises:
-            InputError: a number or a picture is missing or malformed.
+            InputError: a number or a picture is missing or malformed, or entries contradict each other.
         """
         try:
             looks = [
@@ -217,7 +218,7 @@ class Calibration:
                 for camera, look in zip(document["cameras"], document["looks"], strict=True)
             ]
             warps = [tuple(map(CameraMap.from_document, w)) if w else None for w in document["warps"]]
-            return cls(
+            found = cls(
                 cameras=document["cameras"],
                 image_size=(int(document["image_size"][0]), int(document["image_size"][1])),
                 looks=looks,
@@ -243,3 +244,10 @@ class Calibration:
             raise InputError(
                 f"The calibration in {directory} is malformed ({error!r})", hint="vla finetune again"
             ) from None
+        if wrong := faults(found):
+            raise InputError(
+                f"The calibration in {directory} is malformed: {'; '.join(wrong)}",
+                expected=f"entries that fit together in {directory / 'policy.json'}",
+                hint="undo the edit (docs/calibration.md says how a part is taken out), or vla finetune again",
+            )
+        return found
