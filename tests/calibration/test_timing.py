@@ -62,6 +62,14 @@ def test_an_operator_in_no_hurry_is_no_other_manner_of_moving() -> None:
     assert fit_timing(base, slower).is_identity
 
 
+def test_a_phase_in_which_the_arm_stood_is_no_manner_of_moving() -> None:
+    """It would never move again with closed fingers."""
+    base = Speeds(1.0, 1.0, 1.0, 0.1, 0.4)
+    assert fit_timing(base, replace(base, closed=0.0)).is_identity
+    assert fit_timing(base, replace(base, closed=0.0, open=0.3)).open == 0.3
+    assert fit_timing(base, replace(base, opening=0.0)).opening == 0.0
+
+
 @pytest.mark.parametrize("closed", [False, True])
 @pytest.mark.parametrize("timing", [Timing(open=0.3, closed=0.3), Timing(closing=0.0, opening=0.0, closed=0.4)])
 def test_the_path_is_kept_and_the_gripper_acts_where_it_was_planned(timing: Timing, closed: bool) -> None:

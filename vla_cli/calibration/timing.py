@@ -38,6 +38,8 @@ SLOWER = 0.75
 """Speeds (as shares of the top speed) below this share of the base's count as another manner of moving."""
 LEAST_DIFFERENCE = 0.2
 """And they must differ by this share of the top speed: at a flip the arm is slow anyway, and a few flips scatter."""
+STANDS = 0.05
+"""Share of the top speed below which an arm stands still in a phase, which says nothing of how fast it is to move."""
 LEAST_STEPS = 30
 LEAST_FLIPS = 5
 
@@ -124,6 +126,8 @@ def fit_timing(base: Speeds, here: Speeds) -> Timing:
     for name in (*PHASES, *FLIPS):
         own, shown = getattr(base, name), getattr(here, name)
         if own is None or shown is None:
+            continue
+        if name in PHASES and shown < STANDS * here.top:
             continue
         shown_share, own_share = shown / max(here.top, 1e-9), own / max(base.top, 1e-9)
         if shown_share < SLOWER * own_share and own_share - shown_share > LEAST_DIFFERENCE:
