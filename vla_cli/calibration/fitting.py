@@ -104,7 +104,7 @@ def _warps(
             found.append(None)
             continue
         positions = base.actions.positions
-        here = tried(camera, reasons, lambda c=camera, p=positions: fit_camera(demonstrations, c, p))
+        here = tried(camera, reasons, lambda c=camera, p=positions, b=own: fit_camera(demonstrations, c, p, b))
         found.append((own, here) if here is not None else None)
     if reasons:
         skipped["camera"] = "; ".join(reasons.values())
