@@ -29,6 +29,8 @@ def _of_cameras(calibration: Calibration) -> Iterator[str]:
             yield f"{name} has {found} entries for {count} camera(s)"
     if any(np.shape(colour) != (3,) for colour in [*calibration.medians, *calibration.base_medians]):
         yield "a median is no colour of three channels"
+    if not set(calibration.told_by or ()) <= set(range(count)):
+        yield f"told_by names {', '.join(map(str, calibration.told_by or ()))} of {count} camera(s), counted from 0"
     if calibration.bars and len(calibration.bars) != count:
         yield f"bars has {len(calibration.bars)} entries for {count} camera(s)"
         return

@@ -17,11 +17,13 @@ from vla_cli.calibration.look import LookTransform, fit_look
 from vla_cli.calibration.parts import PARTS
 from vla_cli.calibration.robust import NotIdentified, tried
 from vla_cli.calibration.timing import Timing, fit_timing, measure_speeds
-from vla_cli.calibration.tint import tint_of
+from vla_cli.calibration.tint import are_told_apart, log_distance, tint_of
 from vla_cli.calibration.transforms import Calibration
 from vla_cli.dataset import Demonstration
 
 GRIPPER_STATE = "a state that says whether the gripper is closed"
+RELIABLE = 0.95
+"""Share of the demonstrations' own pictures that a camera must know as theirs to be asked if the transforms are on."""
 NEARLY_ONE = 0.02
 """Gains that differ by less than this from the base's are the base's. Maps have no such limit: a picture is redrawn."""
 
@@ -69,11 +71,26 @@ def calibrate(
         skipped=skipped,
         bars=bars if any(found != NO_BARS for found in bars) else [],
     )
+    found = replace(found, told_by=_told_by(found, demonstrations))
     if base.actions is None:
         reason = base.unknown.get("action", "the base's facts do not say how its robot answers to commands")
         skipped.update({part: reason for part in ("action", "delay", "timing") if part in wanted})
         return found
     return _with_actions(found, demonstrations, base, base.actions, wanted, skipped)
+
+
+def _told_by(calibration: Calibration, demonstrations: Sequence[Demonstration]) -> tuple[int, ...] | None:
+    """The cameras that say of (nearly) all these demonstrations' own pictures that they are from here; None for all."""
+    if not are_told_apart(calibration.base_medians, calibration.medians):
+        return None
+    telling = []
+    for number, camera in enumerate(calibration.cameras):
+        there, here = calibration.base_medians[number], calibration.medians[number]
+        seen = np.concatenate([calibration.seen(d.images[camera][::5], number) for d in demonstrations])
+        is_here = log_distance(seen, here) <= log_distance(seen, there)
+        if are_told_apart([there], [here]) and is_here.mean() >= RELIABLE:
+            telling.append(number)
+    return None if len(telling) == len(calibration.cameras) else tuple(telling)
 
 
 def _looks(

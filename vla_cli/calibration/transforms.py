@@ -43,6 +43,8 @@ class Calibration:
         skipped: part to the reason why it was left out.
         bars: black bars around each camera's pictures; empty where no picture has any.
         held: action dimensions beside the gripper's that are values to be held, and no changes.
+        told_by: the cameras whose pictures tell the domains apart; None for all. A wrist camera's median colour follows
+            what it passes over.
         full: [K] the base's largest command, of which speeds are shares; None where it is 1 in each.
         other_grippers: those beside the first that need further control steps.
         only_here: the policy serves in this deployment alone: the transforms are on, whatever the picture looks like.
@@ -66,6 +68,7 @@ class Calibration:
     only_here: bool = False
     other_grippers: list[Wait] = field(default_factory=list)
     full: np.ndarray | None = None
+    told_by: tuple[int, ...] | None = None
 
     @property
     def parts(self) -> list[str]:
@@ -91,18 +94,19 @@ class Calibration:
     @property
     def by_picture(self) -> bool:
         """Whether a picture decides if the transforms are on."""
-        return not self.only_here and are_told_apart(self.base_medians, self.medians)
+        return not self.only_here and self.told_by != () and are_told_apart(self.base_medians, self.medians)
 
     def is_here(self, images: np.ndarray) -> np.ndarray:
         """[B] bool: which observations [B, C, H, W, 3] are from this deployment, not from the base's own domain."""
         if not self.by_picture:
             return np.ones(len(images), bool)
-        seen = np.stack([self._seen(images[:, c], c) for c in range(len(self.cameras))], axis=1)
-        to_base = sum(log_distance(seen[:, c], m) for c, m in enumerate(self.base_medians))
-        to_here = sum(log_distance(seen[:, c], m) for c, m in enumerate(self.medians))
+        cameras = range(len(self.cameras)) if self.told_by is None else self.told_by
+        seen = {c: self.seen(images[:, c], c) for c in cameras}
+        to_base = sum(log_distance(seen[c], self.base_medians[c]) for c in cameras)
+        to_here = sum(log_distance(seen[c], self.medians[c]) for c in cameras)
         return np.asarray(to_here <= to_base)
 
-    def _seen(self, images: np.ndarray, camera: int) -> np.ndarray:
+    def seen(self, images: np.ndarray, camera: int) -> np.ndarray:
         """Median colour [B, 3] of one camera's images [B, H, W, 3], within bars."""
         inner = within(images, self._bars_of(camera))
         return np.asarray(np.median(inner.reshape(len(images), -1, 3), axis=1))
@@ -193,6 +197,7 @@ class Calibration:
             "on": BY_PICTURE if self.by_picture else ALWAYS,
             **({"bars": [list(bars) for bars in self.bars]} if self.bars else {}),
             **({"held": list(self.held)} if self.held else {}),
+            **({"told_by": list(self.told_by)} if self.told_by is not None else {}),
             **({"full": self.full.tolist()} if self.full is not None else {}),
             **({"other_grippers": [asdict(wait) for wait in self.other_grippers]} if self.other_grippers else {}),
         }
@@ -235,6 +240,7 @@ class Calibration:
                 bars=[(int(a), int(b), int(c), int(d)) for a, b, c, d in document.get("bars", [])],
                 held=tuple(int(i) for i in document.get("held", [])),
                 only_here=is_always(document.get("on", BY_PICTURE)),
+                told_by=_numbers(document.get("told_by")),
                 full=np.array(document["full"], float) if document.get("full") is not None else None,
                 other_grippers=[
                     Wait(**{**wait, "middle": tuple(wait["middle"])}) for wait in document.get("other_grippers", [])
@@ -251,3 +257,7 @@ class Calibration:
                 hint="undo the edit (docs/calibration.md says how a part is taken out), or vla finetune again",
             )
         return found
+
+
+def _numbers(values: list[Any] | None) -> tuple[int, ...] | None:
+    return None if values is None else tuple(int(value) for value in values)
