@@ -108,13 +108,13 @@ def fit_camera(
 def _fit_of_many(where: np.ndarray, seen: np.ndarray, camera: str, base: CameraMap | None) -> CameraMap:
     """The map from more than two positions [N, P], in whatever units, some of which may not matter."""
     reach = _reach(where) if base is None or base.reach is None else base.reach
-    used = reach > 0 if base is None else base.matrix.any(axis=0)
+    used = np.asarray(reach > 0 if base is None else base.matrix.any(axis=0), bool)
     if not used.any():
         raise NotIdentified(f"camera '{camera}': no position changes", ACROSS)
     fit = robust_fit(where[:, used] / reach[used], seen)
     idle = np.abs(fit.slope).max(axis=1) < LARGEST_ERROR
     if base is None and idle.any() and not idle.all():
-        used[used] = ~idle
+        used = np.isin(np.arange(len(used)), np.flatnonzero(used)[~idle])
         fit = robust_fit(where[:, used] / reach[used], seen)
     error = _checked(fit, camera, _error(fit, where[:, used] / reach[used], span=1.0))
     matrix = np.zeros((2, where.shape[1]))
