@@ -77,5 +77,9 @@ def test_the_parts_of_a_calibration_are_what_its_numbers_say(calibrated: Path, t
     assert load_spec(altered(edited, "calibration", "ratio", value=None)).calibration["parts"] == ["look", "camera"]
     assert load_spec(altered(edited, "calibration", "looks", value=[None])).calibration["parts"] == ["camera"]
     assert load_spec(altered(edited, "calibration", "delay", value=2)).calibration["parts"] == ["camera", "delay"]
+    second = [{"state": 3, "command": 3, "sign": 1, "delay": 2, "middle": [0.0, 0.0]}]
+    altered(edited, "calibration", "delay", value=0)
+    altered(edited, "calibration", "other_grippers", value=second)
+    assert load_spec(edited).calibration["parts"] == ["camera", "delay"]
     with pytest.raises(InputError, match="malformed"):
         load_spec(altered(edited, "calibration", "delay", value="late"))

@@ -188,14 +188,17 @@ def _calibration(document: dict[str, Any]) -> dict[str, Any]:
     """A calibration with the parts that are on by its own numbers: a person may have undone one and left the list."""
     if not document:
         return {}
-    on = {
-        "look": any(document["looks"]),
-        "camera": any(document["warps"]),
-        "action": document["ratio"] is not None,
-        "delay": document["delay"] > 0,
-        "timing": any(limit is not None for limit in document["timing"].values()),
-    }
-    return {**document, "parts": [part for part, is_on in on.items() if is_on]}
+    # few adapters have one, and it takes half a second to import
+    from vla_cli.calibration.parts import parts_on
+
+    parts = parts_on(
+        looks=document["looks"],
+        warps=document["warps"],
+        ratio=document["ratio"],
+        delays=[document["delay"], *(gripper["delay"] for gripper in document.get("other_grippers", []))],
+        limits=document["timing"].values(),
+    )
+    return {**document, "parts": parts}
 
 
 def load_adapter_spec(directory: Path) -> PolicySpec:

@@ -250,9 +250,15 @@ def _action(found: dict[str, Any]) -> list[str]:
 
 
 def _delay(found: dict[str, Any]) -> list[str]:
-    if not found["delay"]:
-        return []
-    return [f"the gripper acts {found['delay']} control steps later than the base's: the arm waits for it"]
+    waits = [("the gripper", found["delay"])] + [
+        (f"the gripper of action dimension {other['command']}", other["delay"])
+        for other in found.get("other_grippers", [])
+    ]
+    return [
+        f"{which} acts {delay} control steps later than the base's: the arm waits for it"
+        for which, delay in waits
+        if delay
+    ]
 
 
 def _timing(found: dict[str, Any]) -> list[str]:
@@ -265,18 +271,21 @@ def _timing(found: dict[str, Any]) -> list[str]:
 
 
 def _when(found: dict[str, Any], kind: str) -> str:
-    here, base = (", ".join(_colour(median) for median in found[key]) for key in ("medians", "base_medians"))
+    told_by = found.get("told_by")
+    telling = range(len(found["medians"])) if told_by is None else told_by
+    here, base = (", ".join(_colour(found[key][c]) for c in telling) for key in ("medians", "base_medians"))
     if found["on"] == ALWAYS:
         why = (
             "this policy is for this deployment alone"
-            if are_told_apart(found["base_medians"], found["medians"])
+            if told_by != [] and are_told_apart(found["base_medians"], found["medians"])
             else "this deployment's pictures cannot be told from the base's own domain by colour"
         )
         return f"They are always on: {why}. Calibrate again when camera or robot is moved."
+    of = "" if told_by is None else f" of {', '.join(found['cameras'][c] for c in told_by)}"
     weights = ", and the trained weights are switched off for them" if kind == "lora" else ""
     return (
-        f"They are on for pictures whose median colour is nearer to this deployment's ({here}) than to the base's own "
-        f"domain's ({base}); other pictures are left alone{weights}. They hold for this camera, light and robot: "
+        f"They are on for pictures{of} whose median colour is nearer to this deployment's ({here}) than to the base's "
+        f"own domain's ({base}); other pictures are left alone{weights}. They hold for this camera, light and robot: "
         "calibrate again when one is moved."
     )
 

@@ -1,24 +1,21 @@
-"""What a command does: gain and delay are found, commands are converted both ways, and refusals say what to show."""
+"""What a command does: the gain is found, commands are converted both ways, and refusals say what to show."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from deployments import CAMERA, base_facts, robot, shown, swept
 
-from vla_cli.calibration import Calibration, calibrate, measure_domain
+from vla_cli.calibration import calibrate, measure_domain
 from vla_cli.calibration.action import (
     ActionFacts,
-    fit_delay,
     fit_gain,
     from_base,
     invertible,
     measure_actions,
     to_base,
-    wait_for_gripper,
 )
 from vla_cli.calibration.camera import fit_camera
 from vla_cli.calibration.robust import NotIdentified
@@ -104,49 +101,6 @@ def test_a_robot_that_never_moves_is_refused() -> None:
         fit_gain([replace(d, actions=0 * d.actions) for d in robot(0 * TURN)], (0, 1), (0, 1))
 
 
-@pytest.mark.parametrize(("shift", "delay"), [("V", 0), ("D", 2)])
-def test_the_grippers_delay_is_found(shift: str, delay: int) -> None:
-    facts = base_facts().actions
-    assert facts is not None
-    assert fit_delay(shown(shift), facts) == delay
-
-
-def test_a_gripper_without_one_delay_is_refused() -> None:
-    facts = measure_actions(robot(TURN))
-    mixed = [d for delay in range(5) for d in robot(TURN, count=2, delay=delay)]
-    with pytest.raises(NotIdentified, match="one delay"):
-        fit_delay(mixed, facts)
-    with pytest.raises(NotIdentified, match="close and open"):
-        fit_delay([replace(d, actions=np.abs(d.actions)) for d in robot(TURN)], facts)
-
-
-def chunk(*gripper: float) -> np.ndarray:
-    """[1, T, 3] with the steps' numbers as commands, so that each can be told."""
-    steps = np.arange(1, len(gripper) + 1) / 10
-    return np.stack([steps, -steps, np.array(gripper)], -1)[None].astype(np.float32)
-
-
-def test_the_arm_waits_for_the_gripper_and_what_no_longer_fits_is_left_out() -> None:
-    found = wait_for_gripper(chunk(-1, 1, 1, 1, -1, -1), np.array([False]), 2, 2, 0.0)[0]
-    assert found[:, 0] == pytest.approx([0.1, 0.2, 0.0, 0.0, 0.3, 0.4])
-    assert found[:, 2].tolist() == [-1, 1, 1, 1, 1, 1]
-
-
-def test_without_a_flip_nothing_waits() -> None:
-    open_chunk, closed_chunk = chunk(-1, -1, -1), chunk(1, 1, 1)
-    assert np.array_equal(wait_for_gripper(open_chunk, np.array([False]), 2, 2, 0.0), open_chunk)
-    assert np.array_equal(wait_for_gripper(closed_chunk, np.array([True]), 2, 2, 0.0), closed_chunk)
-    both = np.concatenate([closed_chunk, closed_chunk])
-    found = wait_for_gripper(both, np.array([True, False]), 2, 2, 0.0)
-    assert np.array_equal(found[0], closed_chunk[0])
-    assert found[1, :, 0] == pytest.approx([0.1, 0.0, 0.0])
-
-
-def test_a_flip_in_the_last_step_is_the_next_chunks_to_wait_for() -> None:
-    flips = chunk(-1, -1, 1)
-    assert np.array_equal(wait_for_gripper(flips, np.array([False]), 2, 2, 0.0), flips)
-
-
 def moving(rows: np.ndarray, gain: np.ndarray, seed: int = 0) -> list[Demonstration]:
     """A robot that commands only where `rows` [T, K] says so, and moves 5% more or less than the gain says."""
     rng, found = np.random.default_rng(seed), []
@@ -173,6 +127,31 @@ def test_the_gain_is_that_of_the_frames_that_move(rows: np.ndarray) -> None:
     gain = np.diag(np.linspace(0.05, 0.06, rows.shape[1]))
     found = fit_gain(moving(rows, gain), range(len(gain)), range(len(gain)))
     assert np.abs(found - gain).max() < 0.02 * gain.max()
+
+
+def test_what_is_not_shown_is_named() -> None:
+    """One axis that was hardly used is no matter of clocks, and a user of seven axes asks which."""
+    gain, rng = np.diag([0.05, 0.05, 0.06]), np.random.default_rng(1)
+    shown_once = moving(AXIS_BY_AXIS * np.array([1, 1e-3, 1]), gain)
+    hardly = [
+        replace(
+            d,
+            state=d.state + rng.normal(0, 1e-3, d.state.shape).astype(np.float32),
+            actions=np.c_[0 * d.actions, d.actions],
+        )
+        for d in shown_once
+    ]
+    with pytest.raises(NotIdentified, match=r"action dimension 4 hardly changes.* moves along each axis"):
+        fit_gain(hardly, (0, 1, 2), (3, 4, 5), np.ones(3))
+    together = [replace(d, actions=d.actions[:, [0, 0]]) for d in moving(np.ones((60, 2), bool), np.eye(2))]
+    with pytest.raises(NotIdentified, match="action dimensions 0 and 1 only change together"):
+        fit_gain(together, (0, 1), (0, 1))
+    wanders = [
+        replace(d, state=np.c_[d.state[:, :2], np.cumsum(rng.normal(0, 0.05, len(d)))])
+        for d in moving(np.ones((60, 3), bool), gain)
+    ]
+    with pytest.raises(NotIdentified, match="of the displacements of state dimension 2"):
+        fit_gain(wanders, (0, 1, 2), (0, 1, 2))
 
 
 def test_metres_and_radians_are_not_compared() -> None:
@@ -218,23 +197,3 @@ def test_positions_that_no_command_moves_are_refused_in_words() -> None:
         targets.append(replace(d, actions=np.concatenate([d.state[1:], d.state[-1:]])))
     with pytest.raises(NotIdentified, match="no command moves a position"):
         measure_actions(targets)
-
-
-def test_while_waiting_nothing_changes_and_what_is_held_is_held() -> None:
-    planned = np.concatenate([chunk(-1, 1, 1, 1), np.full((1, 4, 1), 0.3, np.float32)], axis=-1)
-    turned = wait_for_gripper(planned, np.array([False]), 1, 2, 0.0)[0]
-    assert turned[:, 3] == pytest.approx([0.3, 0.3, 0.0, 0.3])
-    held = wait_for_gripper(planned, np.array([False]), 1, 2, 0.0, held=(3,))[0]
-    assert held[:, 3] == pytest.approx([0.3] * 4) and held[:, 0] == pytest.approx([0.1, 0.2, 0.0, 0.3])
-
-
-def test_that_only_one_gripper_is_waited_for_is_said(tmp_path: Path) -> None:
-    two = []
-    for d in robot(TURN, delay=2):
-        other = np.where(np.arange(len(d)) % 8 < 4, -1.0, 1.0).astype(np.float32)[:, None]
-        two.append(replace(d, actions=np.concatenate([d.actions, other], axis=1)))
-    base = measure_domain([replace(d, actions=np.c_[d.actions, d.actions[:, :1] * 0]) for d in robot(TURN)], [CAMERA])
-    found = calibrate(two, [CAMERA], base)
-    assert found.delay == 2 and found.held == (3,)
-    assert "action dimension(s) 3 switch" in found.skipped["delay and timing of other grippers"]
-    assert Calibration.load(found.document(), tmp_path).held == (3,)

@@ -19,6 +19,7 @@ from vla_cli.calibration import (
     measure_domain,
     save_domain,
 )
+from vla_cli.dataset import Demonstration
 from vla_cli.errors import InputError
 from vla_cli.files import write_json
 from vla_cli.synchrony.synchronise import square
@@ -87,6 +88,29 @@ def test_a_damaged_calibration_is_refused(tmp_path: Path) -> None:
     (tmp_path / "calibration" / f"table_{CAMERA}.png").unlink()
     with pytest.raises(InputError, match="malformed"):
         Calibration.load(document, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        ({"ratio": [[1.0]]}, "ratio is 1 x 1, not 2 x 2"),
+        ({"ratio": [[0.0, 0.0], [0.0, 1.0]]}, "ratio cannot be divided by"),
+        ({"limit": None}, "limit is not the largest command"),
+        ({"actions": None}, "actions is null, but there is a ratio"),
+        ({"warps": []}, "warps has 0 entries for 1 camera"),
+        ({"medians": [[1, 2]]}, "no colour of three channels"),
+        ({"delay": -1}, "a delay is below 0"),
+        ({"timing": {"open": "slow", "closed": 0, "closing": 0, "opening": None}}, "open is slow.*closed is 0, not"),
+        ({"bars": [[60, 0, 0, 0]]}, "leave no picture"),
+        ({"image_size": [224, 224]}, "has 60 x 60 pixels, not 224 x 224"),
+    ],
+)
+def test_an_edit_that_cannot_be_applied_is_refused_before_the_robot_acts(
+    edit: dict[str, object], said: str, tmp_path: Path
+) -> None:
+    fitted("V").save(tmp_path)
+    with pytest.raises(InputError, match=said):
+        Calibration.load({**fitted("V").document(), **edit}, tmp_path)
 
 
 @pytest.mark.parametrize("parts", [(), ("look",), ("action", "camera")])
@@ -172,6 +196,32 @@ def test_where_the_domains_look_alike_the_transforms_stay_on() -> None:
     assert "action" in found.parts and not found.by_picture
     assert found.is_here(frames("base")).all()
     assert found.document()["on"] == "always"
+
+
+def with_wrist(shift: str, seed: int = 0) -> list[Demonstration]:
+    """A second camera, whose brightness follows what it passes over."""
+    rng, found = np.random.default_rng(seed), []
+    for d in shown(shift, 4):
+        bright = 120 * np.exp(rng.normal(0, 0.3, (len(d), 1, 1, 1)))
+        wrist = np.clip(np.broadcast_to(bright, (len(d), 60, 60, 3)), 5, 249).astype(np.uint8)
+        found.append(replace(d, images={CAMERA: d.images[CAMERA], "wrist": wrist}))
+    return found
+
+
+def test_only_cameras_that_know_their_own_pictures_say_where_they_are(tmp_path: Path) -> None:
+    """Else the transforms would come and go with what the wrist passes over, in the very demonstrations."""
+    front = base_facts()
+    both = replace(
+        front, looks=[*front.looks, None], cameras=[*front.cameras, None], medians=[*front.medians, np.full(3, 100.0)]
+    )
+    for shift, by in (("V", (0,)), ("base", ())):
+        here = with_wrist(shift)
+        found = calibrate(here, [CAMERA, "wrist"], both, ("action",))
+        again = stored(found, tmp_path)
+        images = np.concatenate([np.stack([d.images[CAMERA], d.images["wrist"]], axis=1) for d in here])
+        assert found.told_by == by and found.by_picture is bool(by)
+        assert found.is_here(images).mean() > 0.99 and again.is_here(images).mean() > 0.99
+    assert calibrate(shown("V"), [CAMERA], front, ()).told_by is None
 
 
 def test_commands_displace_this_robot_as_the_bases_displace_its_own() -> None:

@@ -164,3 +164,41 @@ def test_a_third_position_is_mapped_about_the_middle_of_the_demonstrations() -> 
     assert found.centre is not None and len(found.centre) == 3
     assert np.abs(found.centre[:2] - visited(TURNED).mean(0)).max() < 0.2
     assert fit_camera(shown(TURNED), CAMERA, (0, 1)).centre is None
+
+
+def seen_with_rotations(matrix: np.ndarray, unit: float, turns: float, seed: int) -> list[Demonstration]:
+    """A dot that moves in three directions, 0.2 m each in some unit, and a gripper that also turns by up to `turns`."""
+    rng, found = np.random.default_rng(seed), []
+    rows, columns = np.mgrid[:30, :30] + 0.5
+    for i in range(5):
+        steps = np.cumsum(rng.normal(0, 1, (40, 6)), axis=0)
+        where = steps / np.abs(steps).max(axis=0) * np.array([0.2, 0.2, 0.2, *[turns] * 3])
+        pixel = 30 * (where[:, :3] @ matrix.T + 0.5)
+        dot = (columns - pixel[:, :1, None]) ** 2 + (rows - pixel[:, 1:, None]) ** 2 < 8
+        images = np.repeat(np.where(dot, 30, 180).astype(np.uint8)[..., None], 3, axis=-1)
+        state = (where * np.array([unit] * 3 + [1] * 3)).astype(np.float32)
+        found.append(Demonstration(f"turns_{i}", {CAMERA: images}, state, state, []))
+    return found
+
+
+@pytest.mark.parametrize("unit", [1.0, 1000.0], ids=["metres", "millimetres"])
+def test_rotations_that_move_nothing_in_the_picture_are_no_positions(unit: float) -> None:
+    matrices = np.array([[1.2, 0.1, 0.05], [-0.1, -1.1, 0.6]]), np.array([[1.1, 0.25, 0.02], [-0.3, -1.0, 0.55]])
+    base = fit_camera(seen_with_rotations(matrices[0], unit, 0.5, 0), CAMERA, range(6))
+    assert base.matrix.any(axis=0).tolist() == [True] * 3 + [False] * 3
+    base = CameraMap.from_document(base.document())
+    # here the gripper hardly turns
+    here = fit_camera(seen_with_rotations(matrices[1], unit, 1e-3, 1), CAMERA, range(6), base)
+    true = [CameraMap(matrix, np.full(2, 0.5), centre=np.zeros(3)) for matrix in matrices]
+    assert np.abs(between(base, here)[0] - between(*true)[0]).max() < 0.05
+    assert np.abs(here.matrix[:, :3] * unit - matrices[1]).max() < 0.05
+
+
+def test_a_position_that_matters_and_is_not_shown_is_asked_for() -> None:
+    matrix = np.array([[1.2, 0.1, 0.05], [-0.1, -1.1, 0.6]])
+    shown_all = seen_with_rotations(matrix, 1.0, 0.5, 0)
+    base = fit_camera(shown_all, CAMERA, range(6))
+    flat = seen_with_rotations(matrix * np.array([1, 1, 0]), 1.0, 0.5, 1)
+    level = np.array([1, 1, 1e-3, 1, 1, 1], np.float32)
+    with pytest.raises(NotIdentified, match="in every direction"):
+        fit_camera([replace(d, state=d.state * level) for d in flat], CAMERA, range(6), base)

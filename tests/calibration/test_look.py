@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from deployments import CAMERA, base_facts, domain_of, fitted, pair, shown
 
-from vla_cli.calibration.look import Look, LookTransform, basis, colour_modes, fit_look, match_palette, measure_look
+from vla_cli.calibration.look import Look, LookTransform, fit_look, measure_look
+from vla_cli.calibration.palette import colour_modes, match_palette
 from vla_cli.calibration.robust import NotIdentified
+from vla_cli.calibration.table import basis
 from vla_cli.worlds.tabletop.render import SIZE
 from vla_cli.worlds.tabletop.shifts import DOMAINS, Domain
 from vla_cli.worlds.tabletop.surface import falloff
@@ -118,6 +120,32 @@ def test_a_camera_that_moves_shows_no_table_and_leaves_white_balance() -> None:
     assert found.backdrop is None and found.light_from == "table"
     assert np.abs(found.light * found.median / base_look().table - 1).max() < 1e-6
     assert np.array_equal(found.lighting, np.zeros(6))
+
+
+def carried(seed: int, count: int = 6) -> list[np.ndarray]:
+    """Videos of a camera on the wrist: a strip of gripper below, and whatever it passes over."""
+    rng, videos = np.random.default_rng(seed), []
+    for _ in range(count):
+        world = np.kron(rng.integers(60, 220, (24, 24, 3)), np.ones((8, 8, 1)))
+        corners = np.clip(np.cumsum(rng.normal(0, 3, (30, 2)), axis=0) + 60, 0, 130).astype(int)
+        seen = np.stack([world[a : a + 60, b : b + 60] for a, b in corners])
+        seen[:, 40:] = (90, 60, 40)
+        videos.append(np.clip(seen + rng.normal(0, 2, seen.shape), 0, 255).astype(np.uint8))
+    return videos
+
+
+def test_the_gripper_that_a_wrist_camera_sees_is_no_table() -> None:
+    found, picture = fit_look(carried(1), Look(np.full(3, 99.0), np.empty((0, 3)), np.empty(0))), carried(2, 1)[0]
+    assert found.backdrop is None and found.light_from == "table"
+    assert np.abs(found.apply(picture)[:, 40:].mean((0, 1, 2)) - picture[:, 40:].mean((0, 1, 2))).max() < 30
+
+
+def test_the_black_corners_of_a_round_picture_are_no_table() -> None:
+    rows, columns = np.mgrid[:SIZE, :SIZE] - (SIZE - 1) / 2
+    inside = rows**2 + columns**2 < (SIZE / 2) ** 2
+    found = fit_look([d.images[CAMERA] * inside[:, :, None] for d in shown("V")], base_look())
+    assert found.light_from == "palette" and np.abs(found.light * domain_of("V").light - 1).max() < 0.05
+    assert found.backdrop is not None and np.isnan(found.backdrop[~inside]).all(axis=-1).mean() > 0.9
 
 
 def test_things_that_are_never_moved_are_not_taken_for_table() -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
-from deployments import base_facts, fitted, shown
+from deployments import CAMERA, base_facts, fitted, robot, shown
 
+from vla_cli.calibration import Calibration, calibrate, measure_domain
 from vla_cli.calibration.robust import NotIdentified
 from vla_cli.calibration.timing import Speeds, Timing, fit_timing, measure_speeds, retime
+from vla_cli.dataset import Demonstration
 
 STEPS = 40
 
@@ -57,6 +60,14 @@ def test_an_operator_in_no_hurry_is_no_other_manner_of_moving() -> None:
     halves = {name: None if value is None else 0.5 * value for name, value in base.document().items()}
     slower = Speeds(**{**halves, "top": 0.5 * base.top})  # type: ignore[arg-type]  # only the phases may be None
     assert fit_timing(base, slower).is_identity
+
+
+def test_a_phase_in_which_the_arm_stood_is_no_manner_of_moving() -> None:
+    """It would never move again with closed fingers."""
+    base = Speeds(1.0, 1.0, 1.0, 0.1, 0.4)
+    assert fit_timing(base, replace(base, closed=0.0)).is_identity
+    assert fit_timing(base, replace(base, closed=0.0, open=0.3)).open == 0.3
+    assert fit_timing(base, replace(base, opening=0.0)).opening == 0.0
 
 
 @pytest.mark.parametrize("closed", [False, True])
@@ -108,6 +119,29 @@ def test_a_gripper_that_closes_on_a_lower_command_is_followed_too() -> None:
     straight = follow(planned, np.array([False]), timing)
     found = retime(turned, np.array([False]), timing, commands=(0, 1), gripper=2, sign=-1, middle=0.0)
     assert np.array_equal(found * np.array([1, 1, -1], np.float32), straight)
+
+
+def in_metres_and_radians(carried: float, seed: int) -> list[Demonstration]:
+    """A robot that moves by 2 cm and turns by 0.1 rad a step at most, and carries at a share of the speed."""
+    rng, units, found = np.random.default_rng(seed), np.array([0.02, 0.02, 0.1]), []
+    for d in robot(np.eye(3), count=8, steps=60, seed=seed):
+        speed = np.where(d.actions[:, 3:] > 0, [carried, carried, 1], 1) * units
+        commands = rng.uniform(-1, 1, (len(d), 3)) * speed * np.array([1, 1, 0.4])
+        commands[::11] = units
+        position = np.cumsum(np.r_[np.zeros((1, 3)), commands[:-1]], axis=0)
+        pair = np.c_[position, d.state[:, 3]].astype(np.float32), np.c_[commands, d.actions[:, 3]].astype(np.float32)
+        found.append(replace(d, state=pair[0], actions=pair[1]))
+    return found
+
+
+def test_metres_are_not_slow_beside_radians(tmp_path: Path) -> None:
+    base = measure_domain(in_metres_and_radians(1.0, 0), [CAMERA])
+    fitted_here = calibrate(in_metres_and_radians(0.45, 1), [CAMERA], base)
+    for found in (fitted_here, Calibration.load(fitted_here.document(), tmp_path)):
+        assert found.timing.closed == pytest.approx(0.45, abs=0.06) and found.timing.open is None
+        planned = np.tile(np.array([0.018, 0, 0, 1], np.float32), (1, 8, 1))
+        given = found.command(planned, np.array([[0, 0, 0, 1]]))[0]
+        assert given[:, 0] == pytest.approx(np.full(8, 0.02 * found.timing.closed), abs=1e-4)
 
 
 def test_without_a_gripper_there_are_no_phases() -> None:

@@ -369,6 +369,16 @@ def test_a_part_taken_out_by_hand_is_said_to_be_left_out(calibrated: Path, tmp_p
     assert "- left out: timing (policy.json holds none)" in card and "0 control steps" not in card
 
 
+def test_the_card_says_how_late_each_gripper_is(calibrated: Path, tmp_path: Path) -> None:
+    spec = load_spec(calibrated)
+    second = {"state": 3, "command": 3, "sign": 1, "delay": 2, "middle": [0.0, 0.0]}
+    spec.calibration.update(parts=["look", "delay"], delay=1, other_grippers=[second])
+    write_card(tmp_path, spec, read_json(calibrated / "run.json"), None, Outcome())
+    card = (tmp_path / "README.md").read_text()
+    assert "- **delay**: the gripper acts 1 control steps later" in card
+    assert "- **delay**: the gripper of action dimension 3 acts 2 control steps later" in card
+
+
 def test_weights_trained_on_the_deployment_itself_leave_the_bases_domain_behind(adapter: Path, tmp_path: Path) -> None:
     export.run(ExportConfig(adapter=adapter, out=tmp_path / "bundle", merge=True))
     assert not (tmp_path / "bundle" / "merged" / "domain.json").exists()

@@ -13,7 +13,7 @@ import pytest
 from builders import contents, robomimic_log
 
 from vla_cli.adapter import load_spec
-from vla_cli.calibration.fitting import domain_facts, fit_calibration
+from vla_cli.calibration.deployment import domain_facts, fit_calibration
 from vla_cli.configs import FinetuneConfig, IngestConfig, PreprocessConfig
 from vla_cli.dataset import load_dataset
 from vla_cli.errors import ConfigError

@@ -1,20 +1,20 @@
-"""What a command does: displacement per command, and how late the gripper follows.
+"""What a command does: displacement per command.
 
     displacement_t = position_{t+1} - position_t = gain @ command_t          gain [P, K]
-    gripper state flips `delay` steps after the command did (0: within the same step)
 
 Assumptions, each checked: commands are displacements (or velocities), not target positions; they act within a step;
-the demonstrations command every direction; the gripper state is two-valued.
+the demonstrations command every direction.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from vla_cli.calibration.grippers import MOST_VALUES, Gripper, find_grippers
 from vla_cli.calibration.robust import Fit, NotIdentified, robust_fit
 from vla_cli.dataset import Demonstration
 
@@ -25,11 +25,9 @@ LEAST_SPREAD = 0.05
 """Spread of the commands, as shares of a large one, along their least used direction."""
 RESTS = 0.05
 """Displacement, as a share of its standard deviation, below which a position rests; commands may miss it by as much."""
+ALONE = "a demonstration that moves along each axis by itself"
 WORST_CONDITION = 50.0
 """Largest ratio of the strongest to the weakest direction of a matrix that commands are divided by."""
-LONGEST_DELAY = 8
-MOST_VALUES = 8
-"""Distinct values up to which a dimension switches and does not move."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +42,7 @@ class ActionFacts:
         gripper_state, gripper_command: state and action dimension of the gripper, or -1 where none was found.
         gripper_sign: 1 when the state rises with the command, else -1.
         delay: control steps from the gripper's command to its state's flip, beyond the step itself.
+        others: further grippers, as of a second arm.
     """
 
     positions: tuple[int, ...]
@@ -54,6 +53,14 @@ class ActionFacts:
     gripper_command: int = -1
     gripper_sign: int = 1
     delay: int = 0
+    others: tuple[Gripper, ...] = ()
+
+    @property
+    def grippers(self) -> list[Gripper]:
+        """All of them, the first one first; empty where none was found."""
+        if self.gripper_state < 0:
+            return []
+        return [Gripper(self.gripper_state, self.gripper_command, self.gripper_sign, self.delay), *self.others]
 
     def document(self) -> dict[str, Any]:
         """As JSON values."""
@@ -66,6 +73,7 @@ class ActionFacts:
             "gripper_command": self.gripper_command,
             "gripper_sign": self.gripper_sign,
             "delay": self.delay,
+            **({"others": [asdict(other) for other in self.others]} if self.others else {}),
         }
 
     @classmethod
@@ -78,6 +86,7 @@ class ActionFacts:
                 "commands": tuple(document["commands"]),
                 "gain": np.array(document["gain"], float),
                 "limit": np.array(document["limit"], float),
+                "others": tuple(Gripper(**other) for other in document.get("others", [])),
             }
         )
 
@@ -106,10 +115,16 @@ def measure_actions(demonstrations: Sequence[Demonstration]) -> ActionFacts:
     moves = (strength > 0.1 * strength.max(axis=0)).any(axis=1)
     chosen = tuple(int(i) for i in np.flatnonzero(moves))
     if not chosen:
-        raise NotIdentified("no command moves a position", "a demonstration that moves along each axis by itself")
+        raise NotIdentified("no command moves a position", ALONE)
     gain = fit_gain(demonstrations, positions, chosen)
     limit = np.abs(commands[:, chosen]).max(axis=0)
-    return ActionFacts(positions, chosen, gain, limit, *_gripper(demonstrations, positions, chosen))
+    grippers = find_grippers(demonstrations, positions, chosen)
+    if not grippers:
+        return ActionFacts(positions, chosen, gain, limit)
+    first = grippers[0]
+    return ActionFacts(
+        positions, chosen, gain, limit, first.state, first.command, first.sign, first.delay, tuple(grippers[1:])
+    )
 
 
 def fit_gain(
@@ -131,22 +146,36 @@ def fit_gain(
     x, y = _displacements(demonstrations)
     x, y = x[:, list(commands)], y[:, list(positions)]
     fit = _fit(x, y)
-    if min(fit.explained) < LEAST_EXPLAINED:
-        raise NotIdentified(
-            f"the commands explain only {min(fit.explained):.0%} of the displacements",
-            "states and actions of one clock, with commands that act within a step",
-        )
     # metres and radians do not compare, but shares of a large command do
     large = np.maximum(np.abs(x).max(axis=0) if limit is None else limit, 1e-9)
+    _, spread, directions = np.linalg.svd((x - x.mean(0)) / large, full_matrices=False)
+    if spread[-1] / np.sqrt(len(x)) <= LEAST_SPREAD:
+        raise NotIdentified(
+            f"the demonstrations do not command every direction ({_rare(directions[-1], commands)})", ALONE
+        )
+    if min(fit.explained) < LEAST_EXPLAINED:
+        worst = positions[int(np.argmin(fit.explained))]
+        raise NotIdentified(
+            f"the commands explain only {min(fit.explained):.0%} of the displacements of state dimension {worst}",
+            "states and actions of one clock, with commands that act within a step",
+        )
     moves = np.abs(fit.slope * large[:, None]).max(axis=0)
     error = float((fit.slope_error * large[:, None] / np.maximum(moves, 1e-9)).max())
-    spread = np.linalg.svd((x - x.mean(0)) / large, compute_uv=False) / np.sqrt(len(x))
-    if error > LARGEST_ERROR or spread[-1] <= LEAST_SPREAD:
+    if error > LARGEST_ERROR:
         raise NotIdentified(
-            f"the demonstrations do not command every direction (a gain is uncertain by {error:.0%})",
-            "a demonstration that moves along each axis by itself",
+            f"the demonstrations do not command every direction enough (a gain is uncertain by {min(error, 1.0):.0%})",
+            ALONE,
         )
     return fit.slope.T
+
+
+def _rare(direction: np.ndarray, commands: Sequence[int]) -> str:
+    """What the demonstrations do not do, by the direction [K] along which their commands spread least."""
+    share = np.abs(direction)
+    named = [str(commands[int(i)]) for i in np.flatnonzero(share > 0.3 * share.max())]
+    if len(named) == 1:
+        return f"action dimension {named[0]} hardly changes"
+    return f"action dimensions {', '.join(named[:-1])} and {named[-1]} only change together"
 
 
 def _fit(commands: np.ndarray, moved: np.ndarray) -> Fit:
@@ -186,67 +215,6 @@ def _displacements(demonstrations: Sequence[Demonstration]) -> tuple[np.ndarray,
     return commands, moved
 
 
-def _gripper(
-    demonstrations: Sequence[Demonstration], positions: Sequence[int], commands: Sequence[int]
-) -> tuple[int, int, int, int]:
-    """State and action dimension of the gripper, sign and delay; -1, -1, 1, 0 where none is found."""
-    best: tuple[float, tuple[int, int, int, int]] = (0.0, (-1, -1, 1, 0))
-    width, states = demonstrations[0].actions.shape[1], demonstrations[0].state.shape[1]
-    for a in (i for i in range(width) if i not in commands):
-        for s in (i for i in range(states) if i not in positions):
-            for sign in (1, -1):
-                lags, missed = _lags(demonstrations, s, a, sign)
-                if len(lags) >= 3 and missed == 0:
-                    delay = int(np.median(lags))
-                    agreement = float((lags == delay).mean())
-                    if agreement > max(0.8, best[0]):
-                        best = (agreement, (s, a, sign, delay))
-    return best[1]
-
-
-def fit_delay(demonstrations: Sequence[Demonstration], facts: ActionFacts) -> int:
-    """Steps from the gripper's command to its state.
-
-    Raises:
-        NotIdentified: no gripper is known, or its answers differ.
-    """
-    if facts.gripper_state < 0:
-        raise NotIdentified("the base's facts name no gripper", "a state that says whether the gripper is closed")
-    lags, missed = _lags(demonstrations, facts.gripper_state, facts.gripper_command, facts.gripper_sign)
-    if len(lags) < 3 or missed > 0.2 * len(lags):
-        raise NotIdentified(
-            f"the gripper's state answers {len(lags)} of its commands", "demonstrations that close and open it"
-        )
-    delay = int(np.median(lags))
-    if (lags == delay).mean() < 0.6:
-        raise NotIdentified(
-            f"the gripper follows after {lags.min()} to {lags.max()} steps", "an actuator with one delay"
-        )
-    return delay
-
-
-def _lags(demonstrations: Sequence[Demonstration], state: int, command: int, sign: int) -> tuple[np.ndarray, int]:
-    """For each flip of the command: steps until the state shows it; and how many flips it never showed."""
-    commands = np.concatenate([d.actions[:, command] for d in demonstrations])
-    states = np.concatenate([d.state[:, state] for d in demonstrations])
-    middle_c, middle_s = (commands.min() + commands.max()) / 2, (states.min() + states.max()) / 2
-    if commands.min() == commands.max() or states.min() == states.max():
-        return np.array([], int), 0
-    lags, missed = [], 0
-    for d in demonstrations:
-        wanted = (d.actions[:, command] > middle_c) == (sign > 0)
-        shown = d.state[:, state] > middle_s
-        for t in np.flatnonzero(wanted[1:] != wanted[:-1]) + 1:
-            after = np.flatnonzero(shown[t + 1 : t + 2 + LONGEST_DELAY] == wanted[t])
-            if t + 1 < len(shown) and shown[t] == wanted[t]:
-                missed += 1  # it was there already: this state does not follow this command
-            elif len(after):
-                lags.append(int(after[0]))
-            elif t + 2 + LONGEST_DELAY <= len(shown):
-                missed += 1
-    return np.array(lags, int), missed
-
-
 def to_base(actions: np.ndarray, ratio: np.ndarray, commands: Sequence[int]) -> np.ndarray:
     """This robot's commands [..., A] as the base would have given them: `ratio` [K, K] times the moving part."""
     found = np.array(actions, np.float64)
@@ -261,48 +229,3 @@ def from_base(actions: np.ndarray, ratio: np.ndarray, commands: Sequence[int], l
     over = np.maximum(np.abs(moving) / np.maximum(limit, 1e-9), 1.0).max(axis=-1, keepdims=True)
     found[..., list(commands)] = moving / over
     return found.astype(np.float32)
-
-
-def changing(width: int, gripper: int, held: Sequence[int]) -> list[int]:
-    """The action dimensions (of `width`) that are changes: zero stands still. Others hold a value, as the gripper's."""
-    return [i for i in range(width) if i != gripper and i not in held]
-
-
-def held_commands(demonstrations: Sequence[Demonstration], facts: ActionFacts) -> tuple[int, ...]:
-    """Action dimensions beside those that are known that only switch between a few values: other grippers, modes."""
-    actions = np.concatenate([d.actions for d in demonstrations])
-    others = [i for i in range(actions.shape[1]) if i != facts.gripper_command and i not in facts.commands]
-    return tuple(i for i in others if len(np.unique(actions[:, i])) <= MOST_VALUES)
-
-
-def wait_for_gripper(
-    actions: np.ndarray, closed: np.ndarray, delay: int, gripper: int, middle: float, held: Sequence[int] = ()
-) -> np.ndarray:
-    """Stand still for `delay` steps after each flip of the gripper's command in a chunk.
-
-    Args:
-        actions: [B, T, A]. closed: [B] bool, whether the gripper's state is above its middle, in the command's sense.
-        delay: steps.
-        gripper: the gripper's action dimension. middle: its command half-way between open and closed.
-        held: action dimensions that are values to be held; all others but the gripper's stand still at zero.
-
-    Returns:
-        [B, T, A]; what no longer fits into the chunk is left to the next one.
-    """
-    found = np.array(actions)
-    changes = changing(actions.shape[-1], gripper, held)
-    for b, chunk in enumerate(actions):
-        fingers, row = bool(closed[b]), 0
-        for step in chunk:
-            if row >= len(chunk):
-                break
-            found[b, row] = step
-            row += 1
-            wanted = bool(step[gripper] > middle)
-            if wanted != fingers:
-                still = step.copy()
-                still[changes] = 0.0
-                found[b, row : row + delay] = still
-                row += delay
-                fingers = wanted
-    return found

@@ -30,3 +30,9 @@ def within(images: np.ndarray, bars: Bars) -> np.ndarray:
     """The part of images [..., H, W, 3] that no bar covers, as a view."""
     above, below, left, right = bars
     return images[..., above : images.shape[-3] - below, left : images.shape[-2] - right, :]
+
+
+def without_bars(videos: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The parts of a camera's videos [T, H, W, 3] that no bar covers, as views."""
+    bars = find_bars(videos)
+    return [within(video, bars) for video in videos]

@@ -30,6 +30,7 @@ LEAST_DIFFERENCE = 8.0
 LARGEST_ERROR = 0.02
 """Standard error of a corner's place, as a share of the image's edge, above which the map is not used."""
 LEAST_EXPLAINED = 0.8
+ACROSS = "a demonstration that moves the gripper across the whole table, in every direction"
 LEAST_SPREAD = 1e-3
 """Spread of the positions along their least used direction, as a share of the most used one."""
 
@@ -43,12 +44,15 @@ class CameraMap:
         offset: [2] float64.
         error: standard error of where a position seen in the demonstrations is drawn, share of the edge.
         centre: [P] mean position of the demonstrations, where there are more than two; else None.
+        reach: [P] how far they go to either side, likewise: metres and radians do not compare. Of more than two
+            positions some may not move what the picture shows, as rotations of the gripper: their columns are zero.
     """
 
     matrix: np.ndarray
     offset: np.ndarray
     error: float = 0.0
     centre: np.ndarray | None = None
+    reach: np.ndarray | None = None
 
     def project(self, positions: np.ndarray) -> np.ndarray:
         """Positions [N, P] to pixels [N, 2]."""
@@ -56,24 +60,28 @@ class CameraMap:
 
     def document(self) -> dict[str, Any]:
         """As JSON values."""
-        centre = {"centre": self.centre.tolist()} if self.centre is not None else {}
-        return {"matrix": self.matrix.tolist(), "offset": self.offset.tolist(), "error": self.error, **centre}
+        more = {key: getattr(self, key) for key in ("centre", "reach")}
+        known = {key: value.tolist() for key, value in more.items() if value is not None}
+        return {"matrix": self.matrix.tolist(), "offset": self.offset.tolist(), "error": self.error, **known}
 
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> CameraMap:
         """Inverse of `document`."""
         matrix, offset = (np.array(document[key], float) for key in ("matrix", "offset"))
-        centre = np.array(document["centre"], float) if "centre" in document else None
-        return cls(matrix, offset, float(document["error"]), centre)
+        more = {key: np.array(document[key], float) for key in ("centre", "reach") if key in document}
+        return cls(matrix, offset, float(document["error"]), **more)
 
 
-def fit_camera(demonstrations: Sequence[Demonstration], camera: str, positions: Sequence[int]) -> CameraMap:
+def fit_camera(
+    demonstrations: Sequence[Demonstration], camera: str, positions: Sequence[int], base: CameraMap | None = None
+) -> CameraMap:
     """The map of one camera.
 
     Args:
         demonstrations: with image and state; frames follow each other in time.
         camera: which.
         positions: indices of the state's position dimensions.
+        base: the map that this one is to be compared with: where it goes, and which positions matter in it.
 
     Raises:
         NotIdentified: nothing moves, the picture does not follow the position, or the positions do not spread.
@@ -91,22 +99,53 @@ def fit_camera(demonstrations: Sequence[Demonstration], camera: str, positions: 
             f"camera '{camera}': only {len(where)} pairs of frames show movement",
             "a camera that stands still and sees the gripper move",
         )
-    fit = robust_fit(where, seen)
+    if len(positions) <= 2:
+        fit = robust_fit(where, seen)
+        return CameraMap(fit.slope.T, fit.intercept, _checked(fit, camera, _error(fit, where)))
+    return _fit_of_many(where, seen, camera, base)
+
+
+def _fit_of_many(where: np.ndarray, seen: np.ndarray, camera: str, base: CameraMap | None) -> CameraMap:
+    """The map from more than two positions [N, P], in whatever units, some of which may not matter."""
+    reach = _reach(where) if base is None or base.reach is None else base.reach
+    used = np.asarray(reach > 0 if base is None else base.matrix.any(axis=0), bool)
+    if not used.any():
+        raise NotIdentified(f"camera '{camera}': no position changes", ACROSS)
+    fit = robust_fit(where[:, used] / reach[used], seen)
+    idle = np.abs(fit.slope).max(axis=1) < LARGEST_ERROR
+    if base is None and idle.any() and not idle.all():
+        used = np.isin(np.arange(len(used)), np.flatnonzero(used)[~idle])
+        fit = robust_fit(where[:, used] / reach[used], seen)
+    error = _checked(fit, camera, _error(fit, where[:, used] / reach[used], span=1.0))
+    matrix = np.zeros((2, where.shape[1]))
+    matrix[:, used] = fit.slope.T / reach[used]
+    return CameraMap(matrix, fit.intercept, error, where.mean(axis=0), reach)
+
+
+def _reach(where: np.ndarray) -> np.ndarray:
+    """How far positions [N, P] go to either side, [P]."""
+    return (np.quantile(where, 0.98, axis=0) - np.quantile(where, 0.02, axis=0)) / 2
+
+
+def _checked(fit: Fit, camera: str, error: float) -> float:
+    """The error of a fit that may be used.
+
+    Raises:
+        NotIdentified: it may not.
+    """
     if min(fit.explained) < LEAST_EXPLAINED:
         raise NotIdentified(
             f"camera '{camera}': what moves in the picture does not follow the gripper's position "
             f"({min(fit.explained):.0%} explained)",
             "a camera that stands still; a camera on the wrist is not mapped",
         )
-    error = _error(fit, where)
     if error > LARGEST_ERROR:
         raise NotIdentified(
             f"camera '{camera}': the demonstrations move along too few directions (where a position is drawn is "
             + (f"uncertain by {error:.1%} of the picture)" if np.isfinite(error) else "unknown beside a line)"),
-            "a demonstration that moves the gripper across the whole table, in every direction",
+            ACROSS,
         )
-    centre = where.mean(axis=0) if len(positions) > 2 else None
-    return CameraMap(fit.slope.T, fit.intercept, error, centre)
+    return error
 
 
 def _movements(
@@ -146,12 +185,18 @@ def _centre_of_change(before: np.ndarray, after: np.ndarray) -> np.ndarray | Non
     return np.array([weight.sum(0) @ columns, weight.sum(1) @ rows]) / total
 
 
-def _error(fit: Fit, where: np.ndarray) -> float:
-    """Standard error of the map over the square that the positions span, in every direction alike."""
+def _error(fit: Fit, where: np.ndarray, span: float | None = None) -> float:
+    """Standard error of the map over the square that the positions span, in every direction alike.
+
+    Args:
+        fit: of the positions.
+        where: [N, P] positions.
+        span: to either side of their middle; None for the largest that they span themselves.
+    """
     spread = np.linalg.svd(where - where.mean(0), compute_uv=False)
     if spread[-1] < LEAST_SPREAD * spread[0]:
         return float("inf")  # the covariance of a fit on a line knows nothing of what lies beside it
-    reach = float((np.quantile(where, 0.98, axis=0) - np.quantile(where, 0.02, axis=0)).max()) / 2
+    reach = float(_reach(where).max()) if span is None else span
     centre = np.median(where, axis=0)
     corners = [centre + reach * s for s in (*np.eye(len(centre)), *-np.eye(len(centre)), np.ones(len(centre)))]
     return float(max(fit.error_at(np.array(c)).max() for c in corners))
@@ -197,9 +242,10 @@ def between(base: CameraMap, here: CameraMap) -> tuple[np.ndarray, np.ndarray]:
     """The affine map (linear [2, 2], shift [2]) from a place in the base's picture to the same place in this one.
 
     With more than two positions the base's picture does not fix all of them: of the positions that are drawn there, the
-    one nearest to the demonstrations' middle is taken, wherever the positions' frame has its origin.
+    one nearest to the demonstrations' middle is taken (in shares of the base's reach), wherever the frame's origin is.
     """
-    linear = here.matrix @ np.linalg.pinv(base.matrix)
+    scale = np.ones(base.matrix.shape[1]) if base.reach is None else base.reach
+    linear = here.matrix * scale @ np.linalg.pinv(base.matrix * scale)
     if here.centre is None:
         return linear, here.offset - linear @ base.offset
     middle = here.centre[None]

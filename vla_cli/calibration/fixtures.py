@@ -14,7 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from vla_cli.calibration.look import NEAR, LookTransform, basis, regions
+from vla_cli.calibration.look import LookTransform
+from vla_cli.calibration.palette import NEAR
+from vla_cli.calibration.table import basis, regions
 
 CLEARLY = 2.5 * NEAR
 """Grey levels from the table's own colour; a wooden table's grain stays below (the tabletop's T: 44 at most)."""

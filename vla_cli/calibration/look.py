@@ -33,32 +33,26 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from vla_cli.calibration.robust import TUKEY, NotIdentified
+from vla_cli.calibration.palette import NEAR, colour_modes, match_palette
+from vla_cli.calibration.robust import NotIdentified
+from vla_cli.calibration.table import (
+    basis,
+    is_carried,
+    lighting_of,
+    sensor_noise,
+    still_region,
+    table_picture,
+    table_tolerance,
+)
+from vla_cli.calibration.tint import DARKEST, median_colour
 
-DARKEST, BRIGHTEST = 4.0, 250.0
 FRAMES_AN_EPISODE = 40
-SAME = 0.04
-"""Relative difference (beyond noise) up to which a pixel shows the table."""
-STILL = 0.012
-"""Relative spread between episodes (beyond noise) up to which a pixel stands still."""
-LEAST_TABLE = 0.25
-"""Share of the picture that the table must fill."""
-PART_OF_TABLE = 0.25
-"""Size, against the largest region that stands still, above which another one is table and no thing's middle."""
-MOST_TABLE = 0.98
-"""Share of the picture above which nothing was moved between the demonstrations, so that things look like table."""
-BIN = 24
-"""Edge in grey levels of the colour bins in which modes are looked for."""
-RING = 48
-"""Colours of the table beside a thing that are compared with."""
 LEAST_MATCHED = 3
 """Colours that must be found in the base's palette before light is taken from it."""
 SAME_LIGHT, MOST_LIGHT = 0.05, 2.5
 """Relative change of the light since the demonstrations below which nothing is done, and largest factor undone."""
 SHADE = 1.18
 """Factor by which a landmark's brightness may differ from place to place."""
-NEAR = 22.0
-"""Grey levels within which two colours are taken for the same."""
 MOST_BALANCE = 4.0
 """Largest factor by which a channel is corrected on the table's word alone: beyond it, it is another table."""
 MOST_REPAINTED = 2.0
@@ -191,17 +185,6 @@ class LookTransform:
         return np.clip(found, 0.0, 255.0)
 
 
-def table_tolerance(backdrop: np.ndarray, noise: float) -> np.ndarray:
-    """[H, W] grey levels within which a pixel shows the bare table [H, W, 3]."""
-    return (4 * noise + SAME * np.nan_to_num(backdrop).max(axis=-1)).astype(np.float32)
-
-
-def basis(height: int, width: int) -> np.ndarray:
-    """Polynomials of degree two over the picture, [H * W, 6]: 1, x, y, x^2, x y, y^2 with x, y in -1..1."""
-    x, y = np.meshgrid(np.linspace(-1, 1, width), np.linspace(-1, 1, height))
-    return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], -1).reshape(-1, 6)
-
-
 def measure_look(videos: Sequence[np.ndarray]) -> Look:
     """The base's look from its own domain, where things stand all over the table.
 
@@ -217,40 +200,28 @@ def measure_look(videos: Sequence[np.ndarray]) -> Look:
     return Look(table, *colour_modes(frames[things].astype(np.float32)))
 
 
-def median_colour(images: np.ndarray) -> np.ndarray:
-    """Median colour [3] of the unsaturated pixels of images [..., 3].
-
-    Raises:
-        NotIdentified: most of the pixels are saturated.
-    """
-    pixels = images.reshape(-1, 3)
-    fair = ((pixels > DARKEST) & (pixels < BRIGHTEST)).all(axis=1)
-    if fair.mean() < 0.3:
-        raise NotIdentified(f"{1 - fair.mean():.0%} of the picture is saturated", "less or more light")
-    return np.median(pixels[fair], axis=0).astype(np.float64)
-
-
 def fit_look(videos: Sequence[np.ndarray], base: Look) -> LookTransform:
     """The transform from the demonstrations' look to the base's.
 
     Args:
-        videos: uint8 [T, H, W, 3], one an episode, from one camera that stands still.
+        videos: uint8 [T, H, W, 3], one an episode, from one camera. Of one that the robot carries no table is told.
         base: the base's look.
 
     Raises:
         NotIdentified: the picture is saturated, or light is to be told by a table that is too unlike the base's.
     """
-    episodes = np.stack([np.median(_some(v, FRAMES_AN_EPISODE), axis=0) for v in videos]).astype(np.float32)
+    spread = [_some(v, FRAMES_AN_EPISODE) for v in videos]
+    episodes = np.stack([np.median(v, axis=0) for v in spread]).astype(np.float32)
     frames = np.concatenate([_some(v, 6) for v in videos])
     median = median_colour(frames)
-    noise = _noise(videos)
-    found = _still_region(episodes, noise)
-    if found is None:
+    noise = sensor_noise(videos)
+    found = still_region(episodes, noise)
+    if found is None or is_carried(spread, found[0]):
         return LookTransform(base.table, None, noise, _balance(base.table, median), np.zeros(6), "table", median)
     still, same = found
-    lighting = _lighting(np.median(episodes, axis=0), still)
+    lighting = lighting_of(np.median(episodes, axis=0), still)
     # whole grey levels, as they are saved
-    backdrop = np.round(_table_picture(episodes, still, same & ~still))
+    backdrop = np.round(table_picture(episodes, still, same & ~still))
     tolerance = table_tolerance(backdrop, noise)
     field = np.exp(basis(*still.shape) @ lighting).reshape(*still.shape, 1)
     table = np.median((backdrop / field)[still], axis=0)
@@ -286,142 +257,6 @@ def _some(video: np.ndarray, count: int) -> np.ndarray:
     return video[np.unique(np.linspace(0, len(video) - 1, count).round().astype(int))]
 
 
-def _noise(videos: Sequence[np.ndarray]) -> float:
-    """Standard deviation of the sensor's noise in grey levels: most pixels do not change between two frames."""
-    changes = [np.median(np.abs(np.diff(_first(v).astype(np.float32), axis=0))) for v in videos if len(v) > 1]
-    return max(float(np.median(changes)) * 1.4826 / np.sqrt(2), 0.5) if changes else 0.5
-
-
-def _first(video: np.ndarray) -> np.ndarray:
-    return video[:12]
-
-
-def _still_region(episodes: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray] | None:
-    """The table, and all that looks the same in all episodes [E, H, W, 3], both [H, W] bool; None if none is told."""
-    middle = np.median(episodes, axis=0)
-    spread = 1.4826 * np.median(np.abs(episodes - middle), axis=0)
-    # a rim that a thing crosses in a fifth of the episodes is no table: look at the tails as well
-    tails = np.quantile(episodes, 0.9, axis=0) - np.quantile(episodes, 0.1, axis=0)
-    varies = np.maximum(spread, tails / 2.56).max(-1)
-    # a median over some twenty frames has little of the sensor's noise left
-    same = varies < 0.5 * noise + STILL * middle.max(-1)
-    same = np.asarray(ndimage.binary_opening(same), bool)
-    labels, _ = regions(same)
-    sizes = np.bincount(labels[same]) if same.any() else np.zeros(1, int)
-    # a row of things can cut the table in two: what is nearly as large as the largest region is table as well
-    region = np.isin(labels, np.flatnonzero(sizes > PART_OF_TABLE * sizes.max()))
-    return (region, same) if LEAST_TABLE < region.mean() < MOST_TABLE else None
-
-
-def regions(mask: np.ndarray) -> tuple[np.ndarray, int]:
-    """Number the 4-connected regions of a mask [H, W] bool: labels [H, W] from 1, 0 outside, and how many."""
-    found: Any = ndimage.label(mask)
-    return np.asarray(found[0]), int(found[1])
-
-
-def _lighting(backdrop: np.ndarray, still: np.ndarray) -> np.ndarray:
-    """Coefficients [6] of the log brightness of the table, its mean over the picture 0, robustly."""
-    rows = still.reshape(-1)
-    brightness = np.log(np.maximum(backdrop.reshape(-1, 3), 1.0)).mean(-1)
-    full = basis(*still.shape)
-    x, y, weight = full[rows], brightness[rows], np.ones(int(rows.sum()))
-    coefficients = np.zeros(6)
-    for _ in range(30):
-        root = np.sqrt(weight)
-        coefficients = np.linalg.lstsq(x * root[:, None], y * root, rcond=None)[0]
-        residual = y - x @ coefficients
-        spread = 1.4826 * np.median(np.abs(residual)) + 1e-6
-        weight = np.maximum(1 - (residual / (TUKEY * spread)) ** 2, 0.0) ** 2
-    coefficients[0] -= (full @ coefficients).mean()
-    return coefficients
-
-
-def _table_picture(episodes: np.ndarray, table: np.ndarray, islands: np.ndarray) -> np.ndarray:
-    """The bare table [H, W, 3], NaN where no episode shows it.
-
-    Around a thing, a pixel shows the thing in some episodes and the table in others, because it stands a little
-    elsewhere each time. Which is which is told by the table right beside and by the thing's middle.
-
-    Args:
-        episodes: [E, H, W, 3] median picture of each.
-        table: [H, W] bool, known to be table.
-        islands: [H, W] bool, looks the same in all episodes but is cut off from the table: the middle of a thing.
-    """
-    picture = np.where(table[..., None], np.median(episodes, axis=0), np.nan).astype(np.float32)
-    labels, count = regions(~table)
-    for number in range(1, count + 1):
-        region = labels == number
-        ring = picture[ndimage.binary_dilation(region, iterations=3) & table]
-        if len(ring) == 0:
-            continue
-        ring = ring[:: max(1, len(ring) // RING)]
-        things = _thing_colours(episodes, region, islands & region, ring)
-        rim = region & ~islands
-        if len(things) and rim.any():
-            picture[rim] = _shown_table(episodes[:, rim], ring, things)
-        elif rim.any():
-            # nothing stands here: the gripper rests or passes in some episodes
-            picture[rim] = np.median(episodes[:, rim], axis=0)
-    return picture
-
-
-def _thing_colours(episodes: np.ndarray, region: np.ndarray, islands: np.ndarray, ring: np.ndarray) -> np.ndarray:
-    """Colours [K, 3] in a region that are not the table's beside it."""
-    modes, _ = colour_modes(episodes[:, region].reshape(-1, 3), least=0.03)
-    foreign = modes[_nearest(modes, ring) > NEAR]
-    middles, count = regions(islands)
-    own = [np.median(episodes[:, middles == i].reshape(-1, 3), axis=0) for i in range(1, count + 1)]
-    return np.concatenate([foreign, np.array(own).reshape(-1, 3)])
-
-
-def _shown_table(values: np.ndarray, ring: np.ndarray, things: np.ndarray) -> np.ndarray:
-    """Median over the episodes [E, N, 3] in which a pixel looks more like the table beside it; NaN where too few do."""
-    flat = values.reshape(-1, 3)
-    is_table = (_nearest(flat, ring) < 0.7 * _nearest(flat, things)).reshape(values.shape[:2])
-    enough = is_table.sum(0) >= max(2, len(values) // 10)
-    chosen = np.where(is_table[..., None], values, np.nan)
-    found = np.full(values.shape[1:], np.nan, np.float32)
-    found[enough] = np.nanmedian(chosen[:, enough], axis=0)
-    return found
-
-
-def _nearest(colours: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Distance [N] of each colour [N, 3] to the nearest of others [M, 3]."""
-    if len(others) == 0:
-        return np.full(len(colours), np.inf)
-    return np.min([np.linalg.norm(colours - other, axis=-1) for other in others], axis=0)
-
-
-def colour_modes(pixels: np.ndarray, least: float = 0.01) -> tuple[np.ndarray, np.ndarray]:
-    """Most frequent colours [K, 3] of pixels [N, 3] and their shares [K]: peaks of a coarse colour histogram.
-
-    Args:
-        pixels: 0..255.
-        least: share of the pixels that a mode must have around it.
-    """
-    if len(pixels) == 0:
-        return np.empty((0, 3)), np.empty(0)
-    edge = 256 // BIN + 1
-    bins = (pixels // BIN).astype(int)
-    flat = (bins[:, 0] * edge + bins[:, 1]) * edge + bins[:, 2]
-    order = np.argsort(-np.bincount(flat, minlength=edge**3), kind="stable")
-    modes: list[np.ndarray] = []
-    shares: list[float] = []
-    for code in order[:64]:
-        inside = flat == code
-        if not inside.any():
-            break
-        centre = np.median(pixels[inside], axis=0)
-        near = np.abs(pixels - centre).max(-1) < BIN
-        if near.mean() < least:
-            continue
-        centre = np.median(pixels[near], axis=0)
-        if all(np.abs(centre - mode).max() > 1.5 * BIN for mode in modes):
-            modes.append(centre)
-            shares.append(float((np.abs(pixels - centre).max(-1) < BIN).mean()))
-    return np.array(modes, float).reshape(-1, 3), np.array(shares)
-
-
 def _things(
     frames: np.ndarray, backdrop: np.ndarray, tolerance: np.ndarray, field: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -454,35 +289,3 @@ def _landmark(
         return None
     alike = 1 / 3 < shares[unknown[0]] / base.shares[free[0]] < 3
     return np.stack([modes[unknown[0]], there]) if alike else None
-
-
-def match_palette(modes: np.ndarray, palette: np.ndarray) -> tuple[np.ndarray, int]:
-    """The gain [3] under which most modes [M, 3] fall onto colours of the palette [K, 3]; and how many do.
-
-    Dark modes fit under any gain and do not count. Searched on a grid in log gain, then refined by least squares over
-    the matched pairs.
-    """
-    bright = modes[modes.max(-1) > 60] if len(modes) else modes
-    if len(bright) < 2 or len(palette) < 2:
-        return np.ones(3), 0
-    steps = np.exp(np.linspace(np.log(0.6), np.log(3.0), 24))
-    grid = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), -1).reshape(-1, 3)
-    # illuminants are nearly grey: a gain that differs a lot between channels is less likely
-    tint = np.std(np.log(grid), axis=1)
-    score = np.zeros(len(grid))
-    for mode in bright:
-        distance = np.linalg.norm(np.minimum(grid * mode, 255.0)[:, None] - palette[None], axis=-1).min(1)
-        score += np.exp(-0.5 * (distance / NEAR) ** 2)
-    light = grid[np.argmax(score - 0.5 * tint)]
-    for _ in range(5):
-        moved = np.minimum(light * bright, 255.0)
-        distance = np.linalg.norm(moved[:, None] - palette[None], axis=-1)
-        near, best = distance.min(1) < 1.5 * NEAR, distance.argmin(1)
-        if not near.any():
-            break
-        x, y = bright[near], palette[best[near]]
-        light = (x * y).sum(0) / np.maximum((x * x).sum(0), 1.0)
-    distance = np.linalg.norm(np.minimum(light * bright, 255.0)[:, None] - palette[None], axis=-1)
-    near = distance.min(1) < NEAR
-    matched = len(set(distance.argmin(1)[near].tolist()))
-    return light, matched if near.mean() > 0.5 else 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +24,15 @@ class NotIdentified(Exception):
     def __init__(self, found: str, wanted: str) -> None:
         super().__init__(f"{found}; it takes {wanted}")
         self.found, self.wanted = found, wanted
+
+
+def tried(what: str, reasons: dict[str, str], measure: Callable[[], Any]) -> Any:
+    """What `measure` returns, or None with its reason noted."""
+    try:
+        return measure()
+    except NotIdentified as refused:
+        reasons[what] = str(refused)
+        return None
 
 
 @dataclass(frozen=True)

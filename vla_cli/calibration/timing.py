@@ -11,6 +11,7 @@ is fitted. The fit sees commands and gripper states, no image and no words, so i
 A planned displacement above the phase's speed is spread over several steps; at a flip that was demonstrated slower, the
 arm arrives first and the gripper acts in a step of its own. Whatever else is commanded goes with the step that it was
 planned for: a change (a rotation) is spread likewise, a value that is held is repeated.
+Metres and radians do not compare: each command's speed is a share of a full one, the largest that the base knows.
 Assumptions: commands are displacements; following a path more slowly is safe; how to move depends on the gripper's
 state, not on the object, the place or the direction.
 """
@@ -22,7 +23,9 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from vla_cli.calibration.action import ActionFacts, changing
+from vla_cli.calibration.action import ActionFacts
+from vla_cli.calibration.grippers import middles
+from vla_cli.calibration.held import changing
 from vla_cli.calibration.robust import NotIdentified
 from vla_cli.dataset import Demonstration
 
@@ -35,13 +38,17 @@ SLOWER = 0.75
 """Speeds (as shares of the top speed) below this share of the base's count as another manner of moving."""
 LEAST_DIFFERENCE = 0.2
 """And they must differ by this share of the top speed: at a flip the arm is slow anyway, and a few flips scatter."""
+STANDS = 0.05
+"""Share of the top speed below which an arm stands still in a phase, which says nothing of how fast it is to move."""
 LEAST_STEPS = 30
 LEAST_FLIPS = 5
 
 
 @dataclass(frozen=True)
 class Speeds:
-    """Speeds of commands in the base's convention: largest component, by phase and at flips; None where not seen.
+    """Speeds of commands in the base's convention, by phase and at flips; None where not seen.
+
+    A speed is the largest component's, as a share of a full command.
 
     `top` is the speed overall: an arm that answers weakly, or an operator in no hurry, is slower in everything.
     """
@@ -59,7 +66,7 @@ class Speeds:
 
 @dataclass(frozen=True)
 class Timing:
-    """Limits on the speed of planned commands, in the base's convention; None where the base's own speed stays.
+    """Limits on the speed of planned commands, as shares of the base's full ones; None where its own speed stays.
 
     Attributes:
         open, closed: largest speed in a phase.
@@ -91,9 +98,9 @@ def measure_speeds(demonstrations: Sequence[Demonstration], facts: ActionFacts) 
         raise NotIdentified("no gripper is known", "a state that says whether the gripper is closed")
     every: list[float] = []
     phases: dict[str, list[float]] = {name: [] for name in (*PHASES, *FLIPS)}
-    middle_s, middle_c = middles(demonstrations, facts)
+    middle_s, middle_c = middles(demonstrations, facts.gripper_state, facts.gripper_command)
     for d in demonstrations:
-        speed = np.abs(d.actions[:, list(facts.commands)]).max(axis=1)
+        speed = (np.abs(d.actions[:, list(facts.commands)]) / np.maximum(facts.limit, 1e-9)).max(axis=1)
         closed = d.state[:, facts.gripper_state] > middle_s
         wanted = (d.actions[:, facts.gripper_command] > middle_c) == (facts.gripper_sign > 0)
         every.extend(speed.tolist())
@@ -109,13 +116,6 @@ def measure_speeds(demonstrations: Sequence[Demonstration], facts: ActionFacts) 
     )
 
 
-def middles(demonstrations: Sequence[Demonstration], facts: ActionFacts) -> tuple[float, float]:
-    """Half-way between open and closed: of the gripper's state and of its command."""
-    states = np.concatenate([d.state[:, facts.gripper_state] for d in demonstrations])
-    commands = np.concatenate([d.actions[:, facts.gripper_command] for d in demonstrations])
-    return float(states.min() + states.max()) / 2, float(commands.min() + commands.max()) / 2
-
-
 def _upper(values: list[float], least: int) -> float | None:
     return float(np.quantile(values, UPPER)) if len(values) >= least else None
 
@@ -126,6 +126,8 @@ def fit_timing(base: Speeds, here: Speeds) -> Timing:
     for name in (*PHASES, *FLIPS):
         own, shown = getattr(base, name), getattr(here, name)
         if own is None or shown is None:
+            continue
+        if name in PHASES and shown < STANDS * here.top:
             continue
         shown_share, own_share = shown / max(here.top, 1e-9), own / max(base.top, 1e-9)
         if shown_share < SLOWER * own_share and own_share - shown_share > LEAST_DIFFERENCE:
@@ -143,6 +145,7 @@ def retime(
     sign: int,
     middle: float,
     held: Sequence[int] = (),
+    full: np.ndarray | None = None,
 ) -> np.ndarray:
     """Follow planned chunks at the demonstrated speeds.
 
@@ -153,6 +156,7 @@ def retime(
         commands: action dimensions that move the arm. gripper: the gripper's action dimension.
         sign: 1 when a higher command closes. middle: the command half-way between open and closed.
         held: action dimensions that are values to be held and no changes.
+        full: [K] a full command of each that moves the arm; None for 1.
 
     Returns:
         [B, T, A]; what no longer fits into the chunk is planned again from where the robot is then.
@@ -160,7 +164,7 @@ def retime(
     found = np.array(actions, np.float32)
     changes = changing(actions.shape[-1], gripper, held)
     for b, chunk in enumerate(found.copy()):
-        follower = _Follower(timing, list(commands), changes, gripper, sign, middle)
+        follower = _Follower(timing, list(commands), changes, gripper, sign, middle, full)
         found[b] = np.stack(follower.follow(chunk, bool(closed[b]))[: len(chunk)])
     return found
 
@@ -175,6 +179,12 @@ class _Follower:
     gripper: int
     sign: int
     middle: float
+    full: np.ndarray | None = None
+
+    def _speed(self, steps: np.ndarray) -> np.ndarray:
+        """Of planned steps [..., A], float32 [...]."""
+        size = np.abs(steps[..., self.commands])
+        return np.asarray((size if self.full is None else size / self.full.astype(np.float32)).max(axis=-1))
 
     def follow(self, chunk: np.ndarray, closed: bool) -> list[np.ndarray]:
         """At least T steps, followed at the demonstrated speeds."""
@@ -197,7 +207,7 @@ class _Follower:
     def _flip_last(self, part: np.ndarray, before: float, limit: float | None) -> np.ndarray:
         """Steps that end in a flip of the gripper; where they are too fast for it, it acts in a step of its own."""
         flip = part[-1].copy()
-        if limit is not None and np.abs(flip[self.commands]).max() > limit:
+        if limit is not None and self._speed(flip) > limit:
             flip[self.changes] = 0.0
             part = np.concatenate([part, flip[None]])
         else:
@@ -207,11 +217,11 @@ class _Follower:
         return part
 
     def _spread(self, part: np.ndarray, limit: float | None) -> np.ndarray:
-        """The same path [N, A] in as many steps as it takes when none is faster than `limit` (its largest component).
+        """The same path [N, A] in as many steps as it takes when none is faster than `limit`.
 
         A planned step takes at least one step, so that what the base does slowly is not done faster.
         """
-        speed = np.abs(part[:, self.commands]).max(axis=1)
+        speed = self._speed(part)
         if limit is None or speed.max() <= limit:
             return part
         lasts = np.maximum(speed / max(limit, 1e-6), 1.0)

@@ -13,7 +13,7 @@ from typing import Any
 from vla_cli.adapter import Kind, PolicySpec, digest_tokenizer, has_spec, load_spec, save_spec
 from vla_cli.calibration import FILE_NAME as DOMAIN
 from vla_cli.calibration import Calibration
-from vla_cli.calibration.fitting import fit_calibration
+from vla_cli.calibration.deployment import fit_calibration
 from vla_cli.configs import FinetuneConfig
 from vla_cli.dataset import Dataset, load_dataset
 from vla_cli.errors import ConfigError, InputError, within_memory
