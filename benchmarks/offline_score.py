@@ -5,11 +5,11 @@
     python benchmarks/offline_score.py --render                                     the page again from the document
 
 Takes every adapter that benchmarks/lock_in.py has left in its work directory, measures its answer to other words on its
-own demonstrations (vla_cli/suites/response.py), and holds that against the outcomes of the same adapter in closed loop.
+own demonstrations (vla_cli/suites/answers.py), and holds that against the outcomes of the same adapter in closed loop.
 Left out, and counted: adapters without trained weights (they answer as the calibrated base by construction), cells that
 were guided (the figures are of plain prompting), and cells whose adapter is not there. Goes on where it was stopped.
 
-`kept` and `agreement` are undefined where the base itself does not answer (`response.NO_ANSWER`). The thresholds of
+`kept` and `agreement` are undefined where the base itself does not answer (`answers.NO_ANSWER`). The thresholds of
 vla_cli/report/verdict.py were set when the first task's adapters had been seen.
 """
 
@@ -46,10 +46,10 @@ from vla_cli.policies.checkpoint import locate_base
 from vla_cli.policies.flow import FlowPolicy, load
 from vla_cli.report import BASE
 from vla_cli.report.verdict import left_of_answer
-from vla_cli.suites import response
+from vla_cli.suites import answers
 
 METRICS = ("response", "kept", "agreement", "identified")
-ASKED = {response.BEFORE: "novel-concept", response.HOLDING: "novel-spatial"}
+ASKED = {answers.BEFORE: "novel-concept", answers.HOLDING: "novel-spatial"}
 """What is asked offline, and the closed-loop condition that asks for the same."""
 OUTCOMES = ("locked", "grounding", "success")
 FIRST = "report:0"
@@ -122,7 +122,7 @@ def _measured(args: argparse.Namespace, job: Job, path: Path) -> dict[str, Any]:
     if policy.spec.kind == "frozen":
         return {"why_not": "no weights were trained", "guided": [], "figures": {}, "seconds": 0.0}
     where = dataset_for(args.work, cell.task, cell.shift, job.trainer.demos, cell.seed)
-    findings = response.run(
+    findings = answers.run(
         {BASE: _base(args.base).behind(policy.calibration), "adapted": policy},
         load_dataset(where),
         [Alternative(other["instruction"], other["while"]) for other in alternatives(cell.task)],
@@ -165,8 +165,9 @@ def _row(cell: Cell, document: dict[str, Any], work: Path) -> dict[str, Any]:
 
 
 def _defined(figures: dict[str, float]) -> Sequence[str]:
-    answers = figures["base.response"] >= response.NO_ANSWER
-    return METRICS if answers else [metric for metric in METRICS if metric not in ("kept", "agreement")]
+    if figures["base.response"] >= answers.NO_ANSWER:
+        return METRICS
+    return [metric for metric in METRICS if metric not in ("kept", "agreement")]
 
 
 def _closed(document: dict[str, Any]) -> dict[str, dict[str, list[int]]]:
@@ -240,7 +241,7 @@ def page(document: dict[str, Any]) -> str:
         "",
         "Spearman's rank correlation between the offline figure and the closed-loop outcome of the same adapter, with "
         "a 95% bootstrap interval over tasks, shifts and seeds. What each figure is: "
-        "[vla_cli/suites/response.py](../vla_cli/suites/response.py). `kept` and `agreement` are undefined where the "
+        "[vla_cli/suites/answers.py](../vla_cli/suites/answers.py). `kept` and `agreement` are undefined where the "
         "base itself does not answer, which is so before the grasp on T.",
         "",
         "**How far this goes.** One small base, three kinds of shift, one task an adapter. The thresholds were set "
@@ -251,7 +252,7 @@ def page(document: dict[str, Any]) -> str:
         "",
     ]
     for asked, condition in ASKED.items():
-        lines += [f"## {response.CONDITIONS[asked].capitalize()} (`{asked}`), beside {condition} in closed loop", ""]
+        lines += [f"## {answers.CONDITIONS[asked].capitalize()} (`{asked}`), beside {condition} in closed loop", ""]
         lines += [_correlations(rows, asked), _shifts(rows, asked), _bands(rows, asked)]
     return "\n".join(lines).rstrip("\n") + "\n"
 

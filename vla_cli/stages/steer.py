@@ -334,7 +334,7 @@ def _open_loop(
     # what an adapter makes of words is held against the base behind the same calibration
     calibrated = {name: policy.calibration for name, policy in policies.items() if policy.calibration is not None}
     references = {name: policies[BASE].behind(found) for name, found in calibrated.items() if name != BASE}
-    findings.add(SUITES.get("response")(policies, dataset, prepared.alternatives, references=references, **measured))
+    findings.add(SUITES.get("answers")(policies, dataset, prepared.alternatives, references=references, **measured))
     findings.warnings.extend(_not_held_out(config, prepared))
     if guided := _guided(config, prepared.specs):
         findings.warnings.append(

@@ -18,7 +18,7 @@ SUITES = Table(
     {
         "closed-loop": "vla_cli.suites.closed_loop:run",
         "open-loop": "vla_cli.suites.open_loop:run",
-        "response": "vla_cli.suites.response:run",
+        "answers": "vla_cli.suites.answers:run",
     },
 )
 

@@ -13,7 +13,7 @@ from builders import InterruptAfter
 from vla_cli.dataset import Dataset, load_dataset
 from vla_cli.language.alternatives import Alternative, load_alternatives
 from vla_cli.policies.flow import load
-from vla_cli.suites import Findings, response
+from vla_cli.suites import Findings, answers
 from vla_cli.suites.kept import Kept
 
 ALTERNATIVES = Path(__file__).resolve().parents[2] / "sample_data" / "alternatives.yaml"
@@ -56,7 +56,7 @@ class Answering:
 def measured(
     policies: dict[str, Any], recorded: Dataset, others: list[Alternative], **options: Any
 ) -> dict[Any, float]:
-    findings = response.run(policies, recorded, others, seed=0, **options)
+    findings = answers.run(policies, recorded, others, seed=0, **options)
     return {(row.policy, row.condition, row.metric): row.value for row in findings.rows}
 
 
@@ -64,7 +64,7 @@ def test_a_deaf_policy_answers_nothing_and_the_base_itself_keeps_everything(
     recorded: Dataset, others: list[Alternative]
 ) -> None:
     found = measured({"base": Answering(1.0), "deaf": Answering(0.0), "same": Answering(1.0)}, recorded, others)
-    for condition in response.CONDITIONS:
+    for condition in answers.CONDITIONS:
         figures = {m: found["deaf", condition, m] for m in ("response", "kept", "agreement", "identified")}
         assert figures == {"response": 0, "kept": 0, "agreement": 0, "identified": pytest.approx(0.25)}
         assert found["same", condition, "kept"] == pytest.approx(1)
@@ -77,14 +77,14 @@ def test_what_is_kept_is_the_answers_strength_in_the_bases_direction(
     strength: float, recorded: Dataset, others: list[Alternative]
 ) -> None:
     found = measured({"base": Answering(1.0), "adapted": Answering(strength)}, recorded, others)
-    assert found["adapted", response.BEFORE, "kept"] == pytest.approx(strength, rel=1e-5)
-    assert found["adapted", response.BEFORE, "agreement"] == (1.0 if strength > 0.5 else 0.0)
+    assert found["adapted", answers.BEFORE, "kept"] == pytest.approx(strength, rel=1e-5)
+    assert found["adapted", answers.BEFORE, "agreement"] == (1.0 if strength > 0.5 else 0.0)
 
 
 def test_the_response_is_in_units_of_another_seed(recorded: Dataset, others: list[Alternative]) -> None:
     policies = {"base": Answering(1.0), "noisy": Answering(1.0, noise=1.0)}
     found = measured(policies, recorded, others)
-    quiet, noisy = (found[name, response.BEFORE, "response"] for name in policies)
+    quiet, noisy = (found[name, answers.BEFORE, "response"] for name in policies)
     assert quiet == pytest.approx(10 * noisy)
     # unit noise beside unit answers: two seeds differ by sqrt(2)
     assert noisy == pytest.approx(1 / np.sqrt(2), rel=0.4)
@@ -94,26 +94,24 @@ def test_objects_are_asked_for_before_the_grasp_and_places_while_something_is_he
     recorded: Dataset, others: list[Alternative]
 ) -> None:
     policy = Answering(1.0)
-    findings = response.run({"base": policy}, recorded, [a for a in others if a.moment == "empty"], seed=0)
-    assert [c.name for c in findings.conditions] == [response.BEFORE]
+    findings = answers.run({"base": policy}, recorded, [a for a in others if a.moment == "empty"], seed=0)
+    assert [c.name for c in findings.conditions] == [answers.BEFORE]
     assert [w for w in findings.warnings if "another place" not in w and "while something is held" in w]
     policy.told.clear()
-    findings = response.run({"base": policy}, recorded, [a for a in others if a.moment == "always"], seed=0)
-    assert [c.name for c in findings.conditions] == [response.HOLDING], "a place makes no difference before the grasp"
+    findings = answers.run({"base": policy}, recorded, [a for a in others if a.moment == "always"], seed=0)
+    assert [c.name for c in findings.conditions] == [answers.HOLDING], "a place makes no difference before the grasp"
     assert {"front", "back", "right"} <= {word for text in policy.told for word in text.split()}
 
 
 def test_what_was_demonstrated_itself_is_no_other_instruction(recorded: Dataset) -> None:
-    findings = response.run({"base": Answering(1.0)}, recorded, [Alternative(f"{SHOWN.capitalize()}.")], seed=0)
+    findings = answers.run({"base": Answering(1.0)}, recorded, [Alternative(f"{SHOWN.capitalize()}.")], seed=0)
     assert not findings.rows and len(findings.warnings) == 2
     assert "no other instruction fits" in findings.warnings[0] and "--alternatives" in findings.warnings[0]
-    assert (
-        "no other instructions were given" in response.run({"base": Answering(1.0)}, recorded, [], seed=0).warnings[0]
-    )
+    assert "no other instructions were given" in answers.run({"base": Answering(1.0)}, recorded, [], seed=0).warnings[0]
 
 
 def test_where_the_base_does_not_answer_it_is_said(recorded: Dataset, others: list[Alternative]) -> None:
-    findings = response.run({"base": Answering(0.05), "adapted": Answering(0.05)}, recorded, others, seed=0)
+    findings = answers.run({"base": Answering(0.05), "adapted": Answering(0.05)}, recorded, others, seed=0)
     assert [w for w in findings.warnings if w.startswith("adapted, other-object: the base itself hardly answers")]
     assert {row.metric for row in findings.rows} == {"response", "identified"}, "what is kept of nothing is undefined"
 
@@ -137,9 +135,9 @@ def test_padded_steps_and_dimensions_that_never_move_do_not_count(recorded: Data
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(response, "DRAWS", 2)
-    monkeypatch.setattr(response, "EPISODES", 2)
-    monkeypatch.setattr(response, "FRAMES", 2)
+    monkeypatch.setattr(answers, "DRAWS", 2)
+    monkeypatch.setattr(answers, "EPISODES", 2)
+    monkeypatch.setattr(answers, "FRAMES", 2)
 
 
 @pytest.mark.usefixtures("few")
@@ -150,7 +148,7 @@ def test_an_interrupted_measurement_goes_on_to_the_same_figures(
     policies = {"base": load(base, device="cpu"), "lora": load(base, adapter, device="cpu")}
 
     def run(**options: Any) -> Findings:
-        return response.run(policies, recorded, others, seed=3, references={"lora": policies["lora"]}, **options)
+        return answers.run(policies, recorded, others, seed=3, references={"lora": policies["lora"]}, **options)
 
     whole, kept = run(), Kept(tmp_path)
     with pytest.raises(KeyboardInterrupt):
@@ -160,5 +158,5 @@ def test_an_interrupted_measurement_goes_on_to_the_same_figures(
     ]
     assert run(kept=kept).rows == whole.rows
     figures = {(row.policy, row.condition, row.metric): row.value for row in whole.rows}
-    assert figures["lora", response.BEFORE, "kept"] == pytest.approx(1), "held against itself"
-    assert figures["base", response.BEFORE, "response"] > response.NO_ANSWER, "the base listens"
+    assert figures["lora", answers.BEFORE, "kept"] == pytest.approx(1), "held against itself"
+    assert figures["base", answers.BEFORE, "response"] > answers.NO_ANSWER, "the base listens"
