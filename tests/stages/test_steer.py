@@ -269,6 +269,20 @@ def test_a_camera_that_the_base_calls_otherwise_is_no_other_robot(
     assert_refused(ConfigError, given.out, lambda: steer.plan(given), "others.yaml", "a YAML list of instructions")
 
 
+def test_an_adapter_is_held_against_the_base_behind_its_own_calibration(
+    calibrated: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module, name, value in ((open_loop, "WINDOWS_PER_EPISODE", 1), (answers, "DRAWS", 2), (answers, "FRAMES", 1)):
+        monkeypatch.setattr(module, name, value)
+    given = {"dataset": dataset, "alternatives": SAMPLES / "alternatives.yaml", "world": "none", "episodes": 2}
+    steer.run(SteerConfig(adapters=(calibrated,), out=tmp_path / "r", **given))
+    report = load_report(tmp_path / "r")
+    kept = report.find("calibrate", "other-object", "kept")
+    assert kept is not None and kept.value == pytest.approx(1), "no weight was trained"
+    base, own = (report.find(name, "other-object", "response") for name in ("base", "calibrate"))
+    assert base is not None and own is not None and base.value != own.value, "the calibration is at work"
+
+
 def test_another_robots_adapter_gets_the_open_loop_report(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
