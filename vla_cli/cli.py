@@ -251,7 +251,7 @@ def eval_steer(
     dataset: Annotated[Path | None, typer.Option(help="Dataset for the open-loop report, without a world.")] = None,
     alternatives: Annotated[
         Path | None,
-        typer.Option(help="YAML list of what else could be asked, for the open-loop report [the dataset's own]."),
+        typer.Option(help="YAML list of what else could be asked, for the open-loop report [as in training]."),
     ] = None,
     episodes: Annotated[int, typer.Option(help="Episodes a condition.")] = SteerConfig.episodes,
     conditions: Annotated[

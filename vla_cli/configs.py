@@ -245,7 +245,7 @@ class SteerConfig(StageConfig):
         world: "tabletop", "tabletop:V", ...; None takes the demonstrations' own, "none" forces the open-loop report.
         dataset: a dataset for the open-loop report when there is no world (or world is "none").
         alternatives: YAML list of what else could be asked in the dataset's scenes, for the open-loop report; None
-            takes the dataset's own where it has one; see vla_cli/language/alternatives.py.
+            takes those of the adapters' training, else the dataset's own; see vla_cli/language/alternatives.py.
         episodes: episodes a condition.
         conditions: which conditions; empty for all.
         guidance: "default" for what each adapter's policy.json says, "none" for plain prompting, or a kind: contrast,

@@ -283,6 +283,29 @@ def test_an_adapter_is_held_against_the_base_behind_its_own_calibration(
     assert base is not None and own is not None and base.value != own.value, "the calibration is at work"
 
 
+def test_what_is_asked_without_a_world_is_given_or_known_from_training_or_proposed(
+    adapter: Path, dataset: Path, tmp_path: Path
+) -> None:
+    trained, shown = shutil.copytree(adapter, tmp_path / "trained"), shutil.copytree(dataset, tmp_path / "dataset")
+    config = SteerConfig(adapters=(trained,), out=tmp_path / "r", dataset=shown, world="none")
+
+    def asked(**given: Any) -> list[str]:
+        return steer.plan(replace(config, **given))["alternatives"]
+
+    assert asked() == []
+    (shown / "alternatives.yaml").write_text("- proposed\n")
+    assert asked() == ["proposed"]
+    record = read_json(trained / "run.json")
+    record["request"]["alternatives"] = [{"instruction": "of the training", "while": "empty"}]
+    write_json(trained / "run.json", record)
+    assert asked() == ["of the training"]
+    (tmp_path / "others.yaml").write_text("- given\n")
+    assert asked(alternatives=tmp_path / "others.yaml") == ["given"]
+    record["request"]["alternatives"] = [{"while": "empty"}]
+    write_json(trained / "run.json", record)
+    assert_refused(ConfigError, config.out, asked, "run.json", "entry 1", "has no instruction")
+
+
 def test_another_robots_adapter_gets_the_open_loop_report(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

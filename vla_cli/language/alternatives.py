@@ -49,7 +49,19 @@ def load_alternatives(path: Path) -> list[Alternative]:
     Raises:
         ConfigError: the file is missing, not YAML, or an entry is malformed; all problems at once.
     """
-    entries = read_yaml(path, expected=_EXPECTED)
+    return alternatives_of(read_yaml(path, expected=_EXPECTED), path)
+
+
+def alternatives_of(entries: Any, path: Path) -> list[Alternative]:
+    """Alternatives from YAML or JSON values, as `document` gives them or as people write them.
+
+    Args:
+        entries: at least one.
+        path: the file they are from, for errors.
+
+    Raises:
+        ConfigError: an entry is malformed; all problems at once.
+    """
     if not isinstance(entries, list) or not entries:
         raise ConfigError(f"{path} holds {kind(entries or None)}", expected=_EXPECTED)
     problems = [f"entry {i + 1}: {p}" for i, entry in enumerate(entries) if (p := _problem(entry))]

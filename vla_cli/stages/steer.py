@@ -17,7 +17,7 @@ from vla_cli.errors import CheckFailed, ConfigError, InputError, within_memory
 from vla_cli.files import building, check_output, check_resumable, digest, is_complete, read_json
 from vla_cli.guidance import Guidance, choose, describe
 from vla_cli.language.alternatives import FILE_NAME as ALTERNATIVES
-from vla_cli.language.alternatives import Alternative, document, load_alternatives
+from vla_cli.language.alternatives import Alternative, alternatives_of, document, load_alternatives
 from vla_cli.policies import POLICIES
 from vla_cli.policies.checkpoint import locate_base
 from vla_cli.policies.flow import is_small, pick_device, set_threads
@@ -53,6 +53,7 @@ def plan(config: SteerConfig) -> dict[str, Any]:
         "episodes": config.episodes,
         "guidance": _described_guidance(config, specs, world),
         "conditions": prepared.conditions,
+        "alternatives": [alternative.instruction for alternative in prepared.alternatives],
         "warnings": prepared.warnings,
     }
 
@@ -377,15 +378,24 @@ def _dataset(config: SteerConfig, specs: dict[str, PolicySpec]) -> Dataset:
 
 
 def _alternatives(config: SteerConfig) -> list[Alternative]:
-    """What else could be asked in the dataset's scenes: the file that was given, else the one preprocess proposed.
+    """What else could be asked in the dataset's scenes.
+
+    The file that was given; else what the adapters were fine-tuned with; else what preprocess proposed.
 
     Raises:
-        ConfigError: the file cannot be used.
+        ConfigError: the file cannot be used, or what an adapter's record holds.
+        InputError: an adapter's record is damaged.
     """
-    path = config.alternatives
-    if path is None and config.dataset is not None and (config.dataset / ALTERNATIVES).is_file():
-        path = config.dataset / ALTERNATIVES
-    return load_alternatives(path) if path is not None else []
+    if config.alternatives is not None:
+        return load_alternatives(config.alternatives)
+    trained: list[Alternative] = []
+    for record in [path / RUN_FILE for path in config.adapters if (path / RUN_FILE).is_file()]:
+        if told := read_json(record).get("request", {}).get("alternatives"):
+            trained += alternatives_of(told, record)
+    if trained:
+        return list(dict.fromkeys(trained))
+    proposed = config.dataset / ALTERNATIVES if config.dataset is not None else None
+    return load_alternatives(proposed) if proposed is not None and proposed.is_file() else []
 
 
 def _robot(of: PolicySpec | Dataset) -> tuple[list[str], list[str], list[str], float]:
