@@ -35,17 +35,20 @@ class Answering:
 
     spec: Any = None
 
-    def __init__(self, strength: float, noise: float = 0.1) -> None:
+    def __init__(self, strength: Any, noise: float = 0.1) -> None:
         self.strength, self.noise = strength, noise
         self.told: list[str] = []
+        self.states: list[np.ndarray] = []
 
     def noise_shape(self, batch: int) -> tuple[int, int, int]:
         return (batch, 4, 6)
 
     def act(self, images: Any, state: Any, instructions: Any, noise: Any, **_: Any) -> np.ndarray:
         self.told += instructions
+        self.states += list(state)
         answers = [self._answer(text) for text in instructions]
-        return (self.noise * noise[..., :3] + np.stack(answers)).astype(np.float32)
+        # what it does anyhow is no answer
+        return (5.0 + self.noise * noise[..., :3] + np.stack(answers)).astype(np.float32)
 
     def _answer(self, text: str) -> np.ndarray:
         if "red" in text.split() and "left" in text.split():
@@ -103,6 +106,48 @@ def test_objects_are_asked_for_before_the_grasp_and_places_while_something_is_he
     assert {"front", "back", "right"} <= {word for text in policy.told for word in text.split()}
 
 
+def test_no_frame_after_the_release_is_asked(recorded: Dataset, others: list[Alternative]) -> None:
+    policy = Answering(1.0)
+    answers.run({"base": policy}, recorded, [a for a in others if a.moment == "empty"], seed=0)
+    before = []
+    for demonstration in recorded.demonstrations:
+        gripper = demonstration.actions[:, -1]
+        closing = int(np.argmax(gripper != gripper[0]))
+        before += [tuple(row) for row in demonstration.state[: closing + 1]]
+        assert gripper[-1] == gripper[0], "it lets go in the end"
+    assert policy.states and {tuple(row) for row in policy.states} <= set(before)
+
+
+def test_a_policy_that_any_other_words_move_does_not_answer(recorded: Dataset, others: list[Alternative]) -> None:
+    class Twitching(Answering):
+        """Moved by wordings, whatever they mean."""
+
+        def _answer(self, text: str) -> np.ndarray:
+            return np.zeros((4, 3)) if text == SHOWN else np.sign(super()._answer(text.upper()))
+
+    found = measured({"base": Answering(1.0), "twitching": Twitching(1.0)}, recorded, others)
+    answering, twitching = (found[name, answers.BEFORE, "response"] for name in ("base", "twitching"))
+    assert abs(twitching) < 1e-3 * answering
+
+
+def test_dimensions_count_in_their_own_standard_deviations(recorded: Dataset, others: list[Alternative]) -> None:
+    std = recorded.statistics.actions.std * [1, 10, 100]
+    statistics = replace(recorded.statistics, actions=replace(recorded.statistics.actions, std=std))
+
+    class Signed(Answering):
+        """One standard deviation up or down in the dimensions that `strength` names."""
+
+        def _answer(self, text: str) -> np.ndarray:
+            return np.sign(np.array([answer_of(text)])) * std * self.strength
+
+    def answer_of(text: str) -> np.ndarray:
+        return Answering(1.0)._answer(text)[0]
+
+    policies = {"base": Signed(np.ones(3)), "one of three": Signed(np.array([1.0, 0.0, 0.0]))}
+    found = measured(policies, replace(recorded, statistics=statistics), others)
+    assert found["one of three", answers.BEFORE, "kept"] == pytest.approx(1 / 3, rel=1e-3)
+
+
 def test_what_was_demonstrated_itself_is_no_other_instruction(recorded: Dataset) -> None:
     findings = answers.run({"base": Answering(1.0)}, recorded, [Alternative(f"{SHOWN.capitalize()}.")], seed=0)
     assert not findings.rows and len(findings.warnings) == 2
@@ -129,8 +174,27 @@ def test_padded_steps_and_dimensions_that_never_move_do_not_count(recorded: Data
             chunks[..., 2] = len(instructions[0]) * 1e3
             return chunks
 
-    calm, wild = (measured({"base": kind(1.0)}, still, others) for kind in (Answering, Wild))
-    assert calm == wild
+    class Long(Answering):
+        """Says anything in steps after the end of every recording."""
+
+        def noise_shape(self, batch: int) -> tuple[int, int, int]:
+            return (batch, 64, 6)
+
+        def _answer(self, text: str) -> np.ndarray:
+            beyond = np.full((32, 3), len(text) * self.beyond)
+            return np.concatenate([np.tile(super()._answer(text), (8, 1)), beyond])
+
+        beyond = 0.0
+
+    class LongAndWild(Long):
+        """Says something else there."""
+
+        beyond = 1e3
+
+    assert max(len(demonstration) for demonstration in recorded.demonstrations) <= 32
+    for ordinary, other in ((Answering, Wild), (Long, LongAndWild)):
+        calm, wild = (measured({"base": kind(1.0)}, still, others) for kind in (ordinary, other))
+        assert calm == wild
 
 
 @pytest.fixture
