@@ -13,6 +13,7 @@ in the scene: an instruction about something absent teaches nothing.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,16 @@ def _problem(entry: Any) -> str:
         return f"unknown key {unknown[0]!r}"
     moment = entry.get("while", "always")
     return "" if moment in MOMENTS else f"while is {moment!r}, not one of {', '.join(MOMENTS)}"
+
+
+def not_shown(alternatives: Iterable[Alternative], shown: Iterable[str]) -> list[Alternative]:
+    """Those that are none of the demonstrated instructions, whatever the case, spaces and full stop."""
+    known = {_plain(text) for text in shown}
+    return [a for a in alternatives if _plain(a.instruction) not in known]
+
+
+def _plain(instruction: str) -> str:
+    return " ".join(instruction.casefold().split()).rstrip(".")
 
 
 def document(alternatives: list[Alternative]) -> list[dict[str, str]]:

@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from vla_cli.errors import ConfigError
-from vla_cli.language.alternatives import Alternative
+from vla_cli.language.alternatives import Alternative, not_shown
 from vla_cli.operators.grasps import holding_frames
 from vla_cli.retention import ALTERNATIVES_HINT, lacking
 from vla_cli.windows import Samples, Windows
@@ -44,8 +44,8 @@ class Counterfactuals:
         gripper_threshold: float | None,
         method: str,
     ) -> None:
-        shown = {_plain(text) for demo in windows.demonstrations for text in demo.instructions}
-        self.alternatives = [a for a in alternatives if _plain(a.instruction) not in shown]
+        shown = [text for demo in windows.demonstrations for text in demo.instructions]
+        self.alternatives = not_shown(alternatives, shown)
         if not alternatives:
             raise lacking(method, "alternatives")
         if not self.alternatives:
@@ -104,7 +104,3 @@ def _gripper_tracks(windows: Windows, dim: int, threshold: float | None, method:
         threshold = (min(float(c.min()) for c in commands) + max(float(c.max()) for c in commands)) / 2
     # a demonstration without frames has no windows either
     return [holding_frames(c, threshold) for c in commands if len(c)]
-
-
-def _plain(instruction: str) -> str:
-    return " ".join(instruction.casefold().split()).rstrip(".")

@@ -33,7 +33,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vla_cli.dataset import Dataset, Demonstration
-from vla_cli.language.alternatives import Alternative
+from vla_cli.language.alternatives import Alternative, not_shown
 from vla_cli.language.grammar import Parsed, parse
 from vla_cli.language.phrasing import paraphrases
 from vla_cli.operators.grasps import gripper_dims, holding_frames
@@ -198,8 +198,7 @@ def _fitting(shown: str, instructions: Sequence[str], alternatives: Sequence[Alt
 
     Another place makes none as long as the same object is to be taken first; what cannot be parsed is asked in both.
     """
-    known = {_plain(text) for text in instructions}
-    found = [a.instruction for a in alternatives if a.fits(condition == HOLDING) and _plain(a.instruction) not in known]
+    found = [a.instruction for a in not_shown(alternatives, instructions) if a.fits(condition == HOLDING)]
     if condition == HOLDING:
         return found
     own = parse(shown)
@@ -208,10 +207,6 @@ def _fitting(shown: str, instructions: Sequence[str], alternatives: Sequence[Alt
 
 def _object(parsed: Parsed) -> tuple[str, tuple[str, ...]]:
     return parsed.object, parsed.attributes
-
-
-def _plain(instruction: str) -> str:
-    return " ".join(instruction.casefold().split()).rstrip(".")
 
 
 # ---- what it answers
