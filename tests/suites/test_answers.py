@@ -106,6 +106,15 @@ def test_objects_are_asked_for_before_the_grasp_and_places_while_something_is_he
     assert {"front", "back", "right"} <= {word for text in policy.told for word in text.split()}
 
 
+def test_a_gripper_that_only_trembles_holds_nothing(recorded: Dataset, others: list[Alternative]) -> None:
+    still = replace(recorded, demonstrations=[replace(d, actions=d.actions.copy()) for d in recorded.demonstrations])
+    still.action_names = [*recorded.action_names[:-1], "gripper"]
+    for demonstration in still.demonstrations:
+        demonstration.actions[:, -1] = 1 + 1e-5 * (np.arange(len(demonstration)) % 3)
+    findings = answers.run({"base": Answering(1.0)}, still, others, seed=0)
+    assert [condition.name for condition in findings.conditions] == [answers.BEFORE]
+
+
 def test_no_frame_after_the_release_is_asked(recorded: Dataset, others: list[Alternative]) -> None:
     policy = Answering(1.0)
     answers.run({"base": policy}, recorded, [a for a in others if a.moment == "empty"], seed=0)

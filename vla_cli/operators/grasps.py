@@ -40,12 +40,8 @@ def grasp_and_release(
         Two positions [D] float64: at the command that closes, and at the command that opens again. None for what did
         not happen: no grasp, or not let go until the end.
     """
-    dims = list(gripper_dims)
-    if not dims or len(actions) == 0 or state.shape[1] == 0:
-        return None, None
-    commands = np.asarray(actions, np.float64)[:, dims]
-    commands = commands[:, int(np.argmax(np.ptp(commands, axis=0)))]
-    if np.ptp(commands) < LEAST_RANGE:
+    commands = gripper_track(actions, gripper_dims)
+    if commands is None or state.shape[1] == 0:
         return None, None
     side = commands > (commands.min() + commands.max()) / 2
     carrying = np.concatenate([[False], side != side[0], [False]]).astype(np.int8)
@@ -56,6 +52,21 @@ def grasp_and_release(
     ]
     start, end = int(starts[longest]), int(ends[longest])
     return positions[start], positions[end] if end < len(positions) else None
+
+
+def gripper_track(actions: np.ndarray, gripper_dims: Sequence[int]) -> np.ndarray | None:
+    """Commands [T] float64 of the gripper dimension that moves most; None where there is none, or none moves.
+
+    Args:
+        actions: [T, A] float, raw units.
+        gripper_dims: of `actions`; may be empty.
+    """
+    dims = list(gripper_dims)
+    if not dims or len(actions) == 0:
+        return None
+    commands = np.asarray(actions, np.float64)[:, dims]
+    track = commands[:, int(np.argmax(np.ptp(commands, axis=0)))]
+    return track if np.ptp(track) >= LEAST_RANGE else None
 
 
 def holding_frames(commands: np.ndarray, threshold: float) -> np.ndarray:

@@ -36,7 +36,7 @@ from vla_cli.dataset import Dataset, Demonstration
 from vla_cli.language.alternatives import Alternative, not_shown
 from vla_cli.language.grammar import Parsed, parse
 from vla_cli.language.phrasing import paraphrases
-from vla_cli.operators.grasps import gripper_dims, holding_frames
+from vla_cli.operators.grasps import gripper_dims, gripper_track, holding_frames
 from vla_cli.progress import SILENT, Progress
 from vla_cli.report import BASE, Condition, mean_row
 from vla_cli.suites import Actor, Findings
@@ -185,11 +185,9 @@ def _asked(
 
 def _holding(demonstration: Demonstration, dataset: Dataset) -> np.ndarray:
     """[T] bool: whether something is in the gripper; nowhere, where no gripper is known."""
-    dims = gripper_dims(dataset.action_names, demonstration.actions)
-    if not dims:
+    track = gripper_track(demonstration.actions, gripper_dims(dataset.action_names, demonstration.actions))
+    if track is None:
         return np.zeros(len(demonstration), bool)
-    commands = demonstration.actions[:, dims]
-    track = commands[:, int(np.argmax(np.ptp(commands, axis=0)))]
     return holding_frames(track, float(track.min() + track.max()) / 2)
 
 
