@@ -85,13 +85,15 @@ def test_a_warp_by_nothing_changes_nothing_and_a_quarter_turn_turns() -> None:
     np.testing.assert_allclose(turned[0, 0], np.rot90(images[0, 0], 1), atol=1e-2)
 
 
-@pytest.mark.parametrize(("fraction", "batch", "share"), [(0.25, 32, 8), (0.75, 32, 24), (0.01, 8, 1), (0.99, 8, 7)])
-def test_both_sides_get_at_least_one_window(fraction: float, batch: int, share: int) -> None:
+@pytest.mark.parametrize(
+    ("fraction", "batch", "share"), [(0.25, 32, 8), (0.4, 32, 12.8), (0.01, 8, 0.08), (0.07, 100, 7), (0.99, 8, 7)]
+)
+def test_the_share_is_the_fraction_but_that_one_window_is_left(fraction: float, batch: int, share: float) -> None:
     assert Rehearsal(fraction=fraction).share(batch) == share
 
 
-@pytest.mark.parametrize(("fraction", "batch", "said"), [(0.4, 32, ""), (0.1, 4, "1 of 4"), (0.9, 2, "1 of 2")])
-def test_a_share_that_whole_windows_cannot_make_is_said(fraction: float, batch: int, said: str) -> None:
+@pytest.mark.parametrize(("fraction", "batch", "said"), [(0.4, 32, ""), (0.1, 4, ""), (0.9, 2, "1 of 2")])
+def test_a_share_that_the_batch_is_too_small_for_is_said(fraction: float, batch: int, said: str) -> None:
     method = Rehearsal(fraction=fraction)
     told = method.caveats(batch)
     assert bool(told) == bool(said) and all(said in text and f"{fraction:g} was asked for" in text for text in told)
@@ -110,6 +112,21 @@ def test_the_share_of_replay_in_every_batch_is_the_fraction(context: Context) ->
     told = [text for step in range(20) for group in hooks.draw(step).values() for text in group.instructions]
     assert (told.count(OLD), told.count(NEW)) == (40, 120)
     assert list(hooks.draw(0)) == [DEMONSTRATIONS, "rehearsal"]
+
+
+@pytest.mark.parametrize(("fraction", "batch"), [(0.4, 32), (0.3, 8), (0.05, 8), (0.85, 10)])
+def test_a_broken_number_of_windows_is_met_in_expectation(context: Context, fraction: float, batch: int) -> None:
+    hooks = Composition({"rehearsal": Rehearsal(fraction=fraction)}, context.demonstrations, batch, seed=0)
+    hooks.prepare(replace(context, batch_size=batch))
+    groups = [hooks.draw(step) for step in range(600)]
+    counts = np.array([len(group["rehearsal"]) if "rehearsal" in group else 0 for group in groups])
+    wished = fraction * batch
+    assert set(counts) == {int(wished), int(wished) + 1}, "the whole numbers on both sides, and no other"
+    broken = wished - int(wished)
+    error = (broken * (1 - broken) / len(counts)) ** 0.5
+    assert abs(counts.mean() - wished) < 3 * error, "three standard errors of the mean, of independent draws"
+    assert all(sum(map(len, group.values())) == batch for group in groups)
+    assert hooks.own == pytest.approx(batch - wished)
 
 
 def test_rehearsal_without_data_says_what_to_give(context: Context) -> None:
@@ -176,5 +193,5 @@ def test_every_method_answers_the_training_loops_calls(name: str, context: Conte
     share = method.share(16)
     assert 0 <= share < 16
     if share:
-        assert len(method.draw(np.random.default_rng(0), share)) == share
+        assert len(method.draw(np.random.default_rng(0), 3)) == 3
     assert isinstance(method.facts(), dict)

@@ -7,7 +7,7 @@ that it needs; every other call does nothing:
     asks_the_base()               whether what the base does, or its own domain, is what is held to
     numbers_kept(trained, held)   how much it holds in memory, beside `keeps_base` and `remembers_base`
     caveats(batch_size)           what differs from the recipe's wish, in words, before training
-    share(batch_size)             how many windows of each batch it fills itself
+    share(batch_size)             how many windows of each batch it fills itself, on average
     prepare(context)              once, before training; raises ConfigError when something it needs is missing
     draw(rng, count)              those windows
     rephrase(samples, rng)        other words for the demonstrations of a batch
@@ -248,8 +248,8 @@ class Method:
         """Whether it holds to what the base does or to its own domain: only a base that is fed its own way tells."""
         return False
 
-    def share(self, batch_size: int) -> int:
-        """How many windows of each batch this method fills."""
+    def share(self, batch_size: int) -> float:
+        """How many windows of each batch this method fills; of a broken number, the mean over many batches."""
         return 0
 
     def numbers_kept(self, trained: int, held: int) -> int:
@@ -269,7 +269,7 @@ class Method:
         """Look at policy and data once, before training."""
 
     def draw(self, rng: np.random.Generator, count: int) -> Samples:
-        """The method's own windows; called only when `share` is above 0."""
+        """The method's own windows, `count` of them; called only when that is above 0."""
         raise NotImplementedError
 
     def rephrase(self, samples: Samples, rng: np.random.Generator) -> Samples:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import ceil, floor
 from typing import Any
 from zlib import crc32
 
@@ -17,14 +18,14 @@ from vla_cli.windows import Samples, Windows
 DEMONSTRATIONS = "demonstrations"
 
 
-def shares(methods: Mapping[str, Method], batch_size: int) -> dict[str, int]:
-    """How many windows of each batch every method fills.
+def shares(methods: Mapping[str, Method], batch_size: int) -> dict[str, float]:
+    """How many windows of a batch every method fills on average; a batch has one more or less of a broken number.
 
     Raises:
         ConfigError: they leave no window to the demonstrations, or get none themselves.
     """
     found = {name: method.share(batch_size) for name, method in methods.items()}
-    if batch_size - sum(found.values()) < 1:
+    if batch_size - sum(ceil(share) for share in found.values()) < 1:
         raise ConfigError(f"The recipe leaves no window of a batch of {batch_size} to the demonstrations")
     return found
 
@@ -46,8 +47,8 @@ class Composition:
         self.methods = dict(methods)
         self.demonstrations = demonstrations
         self.seed = seed
+        self.batch_size = batch_size
         self.shares = shares(methods, batch_size)
-        self.own = batch_size - sum(self.shares.values())
 
     def prepare(self, context: Context) -> None:
         """Let every method look at policy and data."""
@@ -57,10 +58,11 @@ class Composition:
     def draw(self, number: int) -> dict[str, Samples]:
         """The groups of one batch: the demonstrations, reworded or not, and what methods add."""
         rng = np.random.default_rng([self.seed, number])
-        samples = self.demonstrations.draw(rng, self.own)
+        counts = {name: self._count(number, name) for name in self.methods}
+        samples = self.demonstrations.draw(rng, self.batch_size - sum(counts.values()))
         for name, method in self.methods.items():
             samples = method.rephrase(samples, self._rng(number, name, "words"))
-        drawn = {name: self.methods[name].draw(rng, share) for name, share in self.shares.items() if share}
+        drawn = {name: self.methods[name].draw(rng, count) for name, count in counts.items() if count}
         return {DEMONSTRATIONS: samples, **drawn}
 
     def weigh(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -103,6 +105,17 @@ class Composition:
     def pictures(self) -> dict[str, str]:
         """File name to SVG, of all methods."""
         return {file: svg for method in self.methods.values() for file, svg in method.pictures().items()}
+
+    @property
+    def own(self) -> float:
+        """How many windows of a batch are the demonstrations' on average."""
+        return self.batch_size - sum(self.shares.values())
+
+    def _count(self, number: int, name: str) -> int:
+        """Whole windows of one batch, drawn so that their mean over batches is the share itself."""
+        share = self.shares[name]
+        whole = floor(share)
+        return whole if share == whole else whole + int(self._rng(number, name, "share").random() < share - whole)
 
     def _rng(self, number: int, name: str, purpose: str) -> np.random.Generator:
         return np.random.default_rng([self.seed, number, crc32(f"{name}/{purpose}".encode())])

@@ -351,8 +351,8 @@ def _train(prepared: Plan, partial: Path, progress: Progress) -> RunRecord:
     return record
 
 
-def _settings(prepared: Plan, own: int) -> Settings:
-    """Of the training loop, where `own` windows of each batch are the demonstrations'."""
+def _settings(prepared: Plan, own: float) -> Settings:
+    """Of the training loop, where `own` windows of a batch are the demonstrations' on average."""
     config, recipe = prepared.config, prepared.recipe
     return Settings(
         # the demonstrations are seen as often as without the windows that others fill: N / (1 - lambda) steps
