@@ -181,13 +181,18 @@ def _import_fault(module: str, item: Import) -> str | None:
         return f"imports {item.module}, which belongs to no layer"
     if HEIGHT[target] > HEIGHT[layer]:
         return f"imports {item.module}: {layer} must not import {target}"
-    if target == layer == STAGES and item.module != f"{PACKAGE}.stages":
+    if target == layer == STAGES and _stage(item.module) not in ("", _stage(module)):
         return f"imports {item.module}: stages meet on disk only"
     if target == layer == FOLDERS and unit_of(module) != unit_of(item.module):
         if (unit_of(module), item.module) in BETWEEN_FOLDERS:
             return None
         return f"imports {item.module}: neighbouring folders do not know each other"
     return None
+
+
+def _stage(module: str) -> str:
+    """The stage that a module of `stages` is or belongs to; "" for what all stages share."""
+    return module.removeprefix(f"{PACKAGE}.stages").lstrip(".").split(".")[0]
 
 
 def _library_fault(module: str, top: str, item: Import) -> str | None:

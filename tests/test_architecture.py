@@ -89,6 +89,7 @@ MODULES = {
     "vla_cli.stages": "",
     "vla_cli.stages.ingest": "",
     "vla_cli.stages.finetune": "",
+    "vla_cli.stages.finetune.training": "",
     "vla_cli.cli": "",
 }
 
@@ -102,6 +103,7 @@ MODULES = {
         ("vla_cli.stages.ingest", "import vla_cli.cli", "stages must not import edge"),
         ("vla_cli.stages.ingest", "from vla_cli.stages import finetune", "stages meet on disk only"),
         ("vla_cli.stages.ingest", "from vla_cli.stages.finetune import run", "stages meet on disk only"),
+        ("vla_cli.stages.ingest", "from vla_cli.stages.finetune.training import x", "stages meet on disk only"),
         ("vla_cli.readers.hdf5", "from vla_cli.worlds import contract", "neighbouring folders"),
         ("vla_cli.suites.closed", "from vla_cli.worlds.tabletop import x", "neighbouring folders"),
         ("vla_cli.readers.hdf5", "from .episode import Episode", "imports relatively"),
@@ -155,6 +157,8 @@ def test_checker_names_a_violation(module: str, source: str, says: str) -> None:
         ),
         ("vla_cli.suites.closed", "from vla_cli.worlds.contract import Case"),
         ("vla_cli.stages.ingest", "import torch\nfrom vla_cli.readers import READERS\nfrom vla_cli import report"),
+        ("vla_cli.stages.finetune", "from vla_cli.stages.finetune.training import x"),
+        ("vla_cli.stages.finetune.training", "from vla_cli import stages"),
         ("vla_cli.policies.flow", "import torch, transformers, peft\nmodel.load(p)\nf(trust_remote_code=flag)"),
         ("vla_cli.recipe", "import yaml\nyaml.safe_dump(t)"),
         ("vla_cli.yaml_files", "import yaml\nyaml.safe_load(t)"),

@@ -127,7 +127,21 @@ def test_early_stopping_resumes_to_the_same_end(tmp_path: Path, stop_at: int) ->
         held_out_by_step(tmp_path / "halves", 3, stop_at=stop_at)
     halves, *resumed = held_out_by_step(tmp_path / "halves", 3)
     assert (halves.kept, resumed) == (whole.kept, end)
+    for trainer in (halves, whole):  # the order of a checkpoint's metadata is arbitrary
+        trainer.forget_checkpoint()
     assert contents(tmp_path / "halves") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("patience", [3, 0])
+def test_a_training_that_has_ended_is_not_done_again(tmp_path: Path, patience: int) -> None:
+    whole, *end = held_out_by_step(tmp_path, patience)
+    written = contents(tmp_path)
+    assert "checkpoint.safetensors" in written, "what follows the training may be interrupted"
+    again, *picked_up = held_out_by_step(tmp_path, patience, stop_at=len(LOSSES))
+    assert (again.kept, picked_up) == (whole.kept, end)
+    assert contents(tmp_path) == written
+    again.forget_checkpoint()
+    assert set(contents(tmp_path)) == {"metrics.jsonl"}
 
 
 def test_early_stopping_that_never_ends_the_training_still_keeps_the_best_step(tmp_path: Path) -> None:

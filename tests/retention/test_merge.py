@@ -22,6 +22,7 @@ from vla_cli.policies.trainer import METRICS, held_out_loss
 from vla_cli.retention import Context
 from vla_cli.retention.merge import SWEEP, Merge, choose
 from vla_cli.stages import finetune
+from vla_cli.stages.finetune.training import HELD_OUT_WINDOWS
 from vla_cli.windows import Windows
 
 MODALITIES = ("vision", "language", "action")
@@ -174,7 +175,7 @@ def test_what_is_reported_at_the_end_is_of_the_weights_that_are_saved(
     assert all(torch.equal(saved[k], 0.25 * v if "lora_B" in k else v) for k, v in tuned.items())
     policy = load(str(base), after, device="cpu")
     windows = Windows(load_dataset(dataset).split("valid"), policy.spec.cameras, policy.spec.chunk_size)
-    samples = windows.gather(windows.spread(finetune.HELD_OUT_WINDOWS))
+    samples = windows.gather(windows.spread(HELD_OUT_WINDOWS))
     told = merged["last_step"]["held_out_loss"]
     assert told == pytest.approx(held_out_loss(policy, samples, draws=4, seed=0), rel=1e-5)
     assert told != pytest.approx(unmerged["last_step"]["held_out_loss"], rel=1e-3)

@@ -21,8 +21,11 @@ from vla_cli.files import partial_path, read_json
 from vla_cli.language.alternatives import FILE_NAME as ALTERNATIVES
 from vla_cli.policies import estimate
 from vla_cli.policies.estimate import Sizes, seconds_a_step
+from vla_cli.policies.trainer import Trainer
 from vla_cli.recipe import FOLDER
+from vla_cli.retention.composition import Composition
 from vla_cli.stages import finetune, ingest, preprocess
+from vla_cli.stages.finetune import preparation
 from vla_cli.stats import compute
 
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_data"
@@ -51,6 +54,23 @@ def test_interrupted_and_resumed_ends_with_the_same_bytes(
         finetune.run(config(dataset, base, tmp_path / "halves", **options), InterruptAfter(4))
     assert not (tmp_path / "halves").exists()
     assert (partial_path(tmp_path / "halves") / "checkpoint.safetensors").is_file()
+    finetune.run(config(dataset, base, tmp_path / "halves", resume=True, **options))
+    assert contents(tmp_path / "halves") == contents(tmp_path / "whole")
+
+
+def test_what_follows_the_training_can_be_interrupted_too(
+    dataset: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"recipe": "retain", "alternatives": SAMPLES / ALTERNATIVES}
+    finetune.run(config(dataset, base, tmp_path / "whole", **options))
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Composition, "after_training", interrupted)
+        finetune.run(config(dataset, base, tmp_path / "halves", **options))
+    monkeypatch.setattr(Trainer, "step", interrupted)  # no step is done again
     finetune.run(config(dataset, base, tmp_path / "halves", resume=True, **options))
     assert contents(tmp_path / "halves") == contents(tmp_path / "whole")
 
@@ -226,7 +246,7 @@ def test_early_stopping_needs_demonstrations_that_are_held_out(
     dataset: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = load_dataset(dataset)
-    monkeypatch.setattr(finetune, "load_dataset", lambda path: replace(whole, valid=[]))
+    monkeypatch.setattr(preparation, "load_dataset", lambda path: replace(whole, valid=[]))
     asked = config(dataset, base, tmp_path / "out", early_stopping=20)
     for call in (finetune.plan, finetune.run):
         assert_refused(ConfigError, asked.out, lambda call=call: call(asked), "holds none out", "--val-fraction")

@@ -23,6 +23,7 @@ from vla_cli.progress import SILENT
 from vla_cli.provenance import RunRecord
 from vla_cli.recipe import load_recipe
 from vla_cli.stages import finetune, ingest, preprocess
+from vla_cli.stages.finetune.preparation import STAGE, of_no_use, prepare
 from vla_cli.suites import SUITES
 from vla_cli.worlds.tabletop.world import TabletopWorld
 
@@ -92,11 +93,11 @@ def test_for_this_deployment_only_it_stays_on_in_any_light(
 
 
 def test_what_never_moved_is_warned_of(dataset: Path, base: Path, tmp_path: Path) -> None:
-    plan = finetune._prepare(config(dataset, base, tmp_path / "out"))
+    plan = prepare(config(dataset, base, tmp_path / "out"))
     for demonstration in plan.dataset.demonstrations:
         for frames in demonstration.images.values():
             frames[:, 4:12, 4:12] = (20, 40, 190)
-    record = RunRecord(finetune.STAGE, {})
+    record = RunRecord(STAGE, {})
     given = plan.dataset, plan.spec, plan.files.directory
     assert fit_calibration(*given, None, only_here=False, record=record, progress=SILENT) is not None
     assert [text for text in record.warnings if "13% from the left and 13% from the top" in text]
@@ -169,8 +170,8 @@ def test_what_was_given_for_weights_alone_is_named_where_none_are_trained(base: 
         spec=SimpleNamespace(statistics_from="base"),
         files=SimpleNamespace(directory=base),
     )
-    assert finetune._of_no_use(plan) == ["replay", "alternatives"]
+    assert of_no_use(plan) == ["replay", "alternatives"]
     plan.files.directory = tmp_path  # no domain.json: calibration is measured from the replay
-    assert finetune._of_no_use(plan) == ["alternatives"]
+    assert of_no_use(plan) == ["alternatives"]
     plan.alternatives = []
-    assert finetune._of_no_use(plan) == []
+    assert of_no_use(plan) == []

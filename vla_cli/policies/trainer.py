@@ -4,7 +4,8 @@ Nothing random is carried from step to step: step s draws everything from (seed,
 checkpoint ends with the same bytes as one that was never stopped.
 
     checkpoint.safetensors   trained weights and AdamW's two moments, by parameter name, and the best step's weights
-                             with early stopping; its metadata says how many steps are in it
+                             with early stopping; its metadata says how many steps are in it. The last one, without
+                             moments, stays until `forget_checkpoint`: what follows the training may be interrupted too
     metrics.jsonl            one line a step; where demonstrations are held out, `held_out_loss` at checkpoints, at
                              the end, and at early stopping's intervals
 """
@@ -32,6 +33,7 @@ from vla_cli.progress import Progress
 from vla_cli.windows import Samples, join
 
 CHECKPOINT, METRICS = "checkpoint.safetensors", "metrics.jsonl"
+_ENDED = "ended"
 
 
 class Hooks(Protocol):
@@ -122,10 +124,28 @@ class Trainer:
         Raises:
             InputError: the loss, its gradient or early stopping's held-out loss stopped being finite.
         """
-        first = self._restore()
+        done, ended = self._restore()
         progress.start("fine-tuning", self.settings.steps)
-        progress.advance(first)
-        row: dict[str, float] = {}
+        progress.advance(done)
+        if not ended:
+            done, warnings = self._steps(done, hooks, progress, held_out)
+        else:
+            _, warnings = hooks.watch(done)
+        row = self._logged(done)
+        if self.stopping is not None:
+            self.kept = self.stopping.kept(done, self.settings.steps)
+            if self.kept.step < done:
+                row, warnings = self._go_back(self.kept.step, hooks)
+        return row, list(warnings)
+
+    def forget_checkpoint(self) -> None:
+        """To be called when all that follows the training is done: nothing is left to be picked up."""
+        (self.directory / CHECKPOINT).unlink(missing_ok=True)
+
+    def _steps(
+        self, first: int, hooks: Hooks, progress: Progress, held_out: Callable[[], float] | None
+    ) -> tuple[int, Sequence[str]]:
+        """Train from step `first` to the end; how many steps are done then, and the warnings at the end."""
         warnings: Sequence[str] = ()
         done = first
         clock = Clock(self.settings.steps)
@@ -143,20 +163,15 @@ class Trainer:
                     row["held_out_loss"] = held_out()
                 metrics.write(json.dumps(row) + "\n")
                 last = (counts and self._ends(done, row["held_out_loss"])) or last
-                if checkpoint and not last:
+                if checkpoint or last:
                     metrics.flush()
-                    self._save(done)
+                    self._save(done, ended=last)
                 progress.advance(1, loss=row["loss"])
                 if said := clock.tick(done):
                     progress.note(said)
                 if last:
                     break
-        if self.stopping is not None:
-            self.kept = self.stopping.kept(done, self.settings.steps)
-            if self.kept.step < done:
-                row, warnings = self._go_back(self.kept.step, hooks)
-        (self.directory / CHECKPOINT).unlink(missing_ok=True)
-        return row, list(warnings)
+        return done, warnings
 
     def _ends(self, done: int, held_out_loss: float) -> bool:
         """Whether early stopping ends the training after `done` steps."""
@@ -170,8 +185,12 @@ class Trainer:
         assert self.stopping is not None
         self.stopping.put_back()
         watched, warnings = hooks.watch(step)
+        return {**self._logged(step), **watched}, warnings
+
+    def _logged(self, done: int) -> dict[str, float]:
+        """The metrics of the step after which `done` were done, as they were written."""
         lines = (self.directory / METRICS).read_text(encoding="utf-8").splitlines()
-        return {**json.loads(lines[step - 1]), **watched}, warnings
+        return json.loads(lines[done - 1])
 
     def step(self, step: int, hooks: Hooks) -> dict[str, float]:
         """Do step number `step`, from 0, and return its metrics; nothing is written.
@@ -219,40 +238,43 @@ class Trainer:
         each = self.policy.losses(batch, draws=self.settings.noise_draws, generator=generator)
         return dict(zip(names, each.split([len(groups[name]) for name in names]), strict=True))
 
-    def _save(self, done: int) -> None:
+    def _save(self, done: int, *, ended: bool) -> None:
         tensors = {}
         for name, parameter in self.parameters.items():
-            state = self.optimiser.state[parameter]
             tensors[f"weight.{name}"] = parameter.detach().contiguous()
-            tensors[f"first.{name}"] = state["exp_avg"].contiguous()
-            tensors[f"second.{name}"] = state["exp_avg_sq"].contiguous()
+            if not ended:  # no step follows that would need the moments
+                state = self.optimiser.state[parameter]
+                tensors[f"first.{name}"] = state["exp_avg"].contiguous()
+                tensors[f"second.{name}"] = state["exp_avg_sq"].contiguous()
         best, facts = self.stopping.state() if self.stopping is not None else ({}, {})
         # the step goes into the same file as the weights: the two cannot disagree after a crash
         with replacing(self.directory / CHECKPOINT) as partial:
-            save_file({**tensors, **best}, partial, metadata={"step": str(done), **facts})
+            save_file({**tensors, **best}, partial, metadata={"step": str(done), _ENDED: str(int(ended)), **facts})
 
-    def _restore(self) -> int:
+    def _restore(self) -> tuple[int, bool]:
+        """How many steps are done already, and whether the training has ended with them."""
         path = self.directory / CHECKPOINT
         metrics = self.directory / METRICS
         if not path.is_file():
             metrics.unlink(missing_ok=True)
-            return 0
+            return 0, False
         metadata = _metadata(path)
-        done = int(metadata["step"])
+        done, ended = int(metadata["step"]), metadata.get(_ENDED) == "1"
         tensors = load_file(path)
         if self.stopping is not None:
             self.stopping.restore(tensors, metadata)
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(tensors[f"weight.{name}"])
-                self.optimiser.state[parameter] = {
-                    "step": torch.tensor(float(done)),
-                    "exp_avg": tensors[f"first.{name}"].to(parameter.device),
-                    "exp_avg_sq": tensors[f"second.{name}"].to(parameter.device),
-                }
+                if not ended:
+                    self.optimiser.state[parameter] = {
+                        "step": torch.tensor(float(done)),
+                        "exp_avg": tensors[f"first.{name}"].to(parameter.device),
+                        "exp_avg_sq": tensors[f"second.{name}"].to(parameter.device),
+                    }
         lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
         metrics.write_text("".join(lines[:done]), encoding="utf-8")
-        return done
+        return done, ended
 
 
 def _check_finite(what: str, value: float, step: int) -> None:
