@@ -208,9 +208,20 @@ class FlowPolicy:
             )
         return self.spec.actions.unnormalise(chunk[..., :width].cpu().numpy())
 
-    def velocities(self, batch: Batch, noisy: Tensor, timestep: Tensor) -> Tensor:
-        """Velocity [B, T, A_max] at a_t `noisy` [B, T, A_max] and flow time `timestep` [B], differentiable."""
-        return self.flow.velocity(self.flow.prefix(batch).past_key_values, batch, noisy, timestep)
+    def look(self, batch: Batch) -> Any:
+        """What the vision-language model makes of a batch's pictures and words: a cache for several `velocities`."""
+        return self.flow.prefix(batch).past_key_values
+
+    def velocities(self, batch: Batch, noisy: Tensor, timestep: Tensor, seen: Any = None) -> Tensor:
+        """Velocity [B, T, A_max] at a_t `noisy` [B, T, A_max] and flow time `timestep` [B], differentiable.
+
+        Args:
+            batch: observations under instructions.
+            noisy: a_t.
+            timestep: t.
+            seen: what `look` made of the same batch at the same weights; None looks anew.
+        """
+        return self.flow.velocity(self.look(batch) if seen is None else seen, batch, noisy, timestep)
 
     def noised(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """A random flow time [B] and a_t = t noise + (1 - t) a [B, T, A_max] of a batch with actions."""

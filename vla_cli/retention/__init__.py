@@ -82,8 +82,15 @@ class Learner(Protocol):
         """Loss of each window [B], differentiable."""
         ...
 
-    def velocities(self, batch: Any, noisy: Tensor, timestep: Tensor) -> Tensor:
-        """Velocity [B, T, A_max] at a_t `noisy` [B, T, A_max] and flow time `timestep` [B], differentiable."""
+    def look(self, batch: Any) -> Any:
+        """What the vision-language model makes of a batch's pictures and words, for several `velocities` of it."""
+        ...
+
+    def velocities(self, batch: Any, noisy: Tensor, timestep: Tensor, seen: Any = None) -> Tensor:
+        """Velocity [B, T, A_max] at a_t `noisy` [B, T, A_max] and flow time `timestep` [B], differentiable.
+
+        `seen` is what `look` made of the batch at the present weights; without it that is done here.
+        """
         ...
 
     def noised(self, batch: Any, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -124,19 +124,30 @@ class Distillation(Method):
         batch = self._policy.batch(s)
         with torch.no_grad():
             timestep, noisy = self._policy.noised(batch, generator)
+            seen = self._base.look(batch)
             if self.options.path == "base":
                 noise = torch.randn(noisy.shape, generator=generator).to(noisy)
-                noisy = along(self._base, batch, noise, timestep, steps=PATH_STEPS)
-            wanted = self._base.velocities(batch, noisy, timestep)
+                noisy = along(self._base, batch, noise, timestep, steps=PATH_STEPS, seen=seen)
+            wanted = self._base.velocities(batch, noisy, timestep, seen)
         squared = (self._policy.velocities(batch, noisy, timestep) - wanted) ** 2 * batch.mask
         return squared.sum() / batch.mask.sum().clamp_min(1.0)
 
 
-def along(learner: Learner, batch: Any, noise: Tensor, timestep: Tensor, *, steps: int) -> Tensor:
-    """Where a flow that starts at `noise` [B, T, A_max] has come by `timestep` [B], in Euler steps from t = 1."""
+def along(learner: Learner, batch: Any, noise: Tensor, timestep: Tensor, *, steps: int, seen: Any = None) -> Tensor:
+    """Where a flow that starts at `noise` [B, T, A_max] has come by `timestep` [B], in Euler steps from t = 1.
+
+    Args:
+        learner: whose flow.
+        batch: observations under instructions.
+        noise: where it starts.
+        timestep: where it ends.
+        steps: of Euler.
+        seen: what the learner's `look` made of the batch, where that is known.
+    """
+    seen = learner.look(batch) if seen is None else seen
     dt = (1 - timestep) / steps
     noisy, now = noise, torch.ones_like(timestep)
     for _ in range(steps):
-        noisy = noisy - dt[:, None, None] * learner.velocities(batch, noisy, now)
+        noisy = noisy - dt[:, None, None] * learner.velocities(batch, noisy, now, seen)
         now = now - dt
     return noisy
