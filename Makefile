@@ -27,7 +27,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "$(PYTHON) is older than Python 3.11. Try: make install PYTHON=python3.11" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -c constraints.txt -e '.[lerobot,zarr,ros,dev]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[lerobot,zarr,ros,quantized,dev]'
 	test -x $(BIN)/vla
 	touch $@
 

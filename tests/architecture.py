@@ -87,6 +87,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "rich": ("console",),
     "transformers": ("policies",),
     "peft": ("policies", "retention"),
+    "bitsandbytes": ("policies",),
     "gymnasium": ("worlds",),
     "pyarrow": ("readers",),
     "av": ("video", "video_tables"),

@@ -93,6 +93,8 @@ class PolicySpec:
             to; what a camera gives is prepared alike before anything else. None: it is taken as it is, and stretched.
         early_stopping: which step's weights were kept, and why (`policies.early_stopping.Kept.document`); empty where
             the training ran to its end and the last step's were.
+        quantized: "nf4" where the base was held in 4 bits while it was trained (QLoRA); empty where it was whole. The
+            adapter goes onto the whole base either way.
     """
 
     family: str
@@ -117,14 +119,16 @@ class PolicySpec:
     calibration: dict[str, Any] = field(default_factory=dict)
     squared: int | None = None
     early_stopping: dict[str, Any] = field(default_factory=dict)
+    quantized: str = ""
 
     def document(self) -> dict[str, Any]:
         """As the JSON document of `policy.json`."""
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
         plain["state"], plain["actions"] = self.state.to_json(), self.actions.to_json()
         plain["base"] = asdict(self.base) if self.base else None
-        if not self.early_stopping:
-            del plain["early_stopping"]
+        for newer in ("early_stopping", "quantized"):
+            if not plain[newer]:
+                del plain[newer]
         return {"schema_version": SCHEMA_VERSION, **plain}
 
     def merged(self) -> PolicySpec:

@@ -197,6 +197,10 @@ def finetune(
             "0: train to the end [recipe's]."
         ),
     ] = None,
+    quantize: Annotated[
+        str | None,
+        typer.Option(help="nf4: hold the base in 4 bits while LoRA trains (QLoRA; extra: quantized); none [recipe's]."),
+    ] = None,
     rank: Annotated[int | None, typer.Option(help="LoRA rank; alpha follows [recipe's].")] = None,
     vision: Annotated[str | None, typer.Option(help="full, frozen, lora or lora:RANK [recipe's].")] = None,
     language: Annotated[str | None, typer.Option(help="full, frozen, lora or lora:RANK [recipe's].")] = None,

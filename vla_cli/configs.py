@@ -196,6 +196,7 @@ class FinetuneConfig(StageConfig):
         batch_size: windows a step, replay included.
         learning_rate: peak learning rate.
         early_stopping: steps without a lower held-out loss after which training ends; 0 for never.
+        quantize: "nf4" holds the base's linear layers in 4 bits while LoRA trains (QLoRA), "none" does not.
         rank: LoRA rank.
         vision, language, action: how one modality is adapted: full, frozen, lora or lora:RANK.
         calibrate: fit explicit transforms to the base's own domain first; see vla_cli/calibration.
@@ -220,6 +221,7 @@ class FinetuneConfig(StageConfig):
     batch_size: int | None = None
     learning_rate: float | None = None
     early_stopping: int | None = None
+    quantize: str | None = None
     rank: int | None = None
     vision: str | None = None
     language: str | None = None

@@ -5,6 +5,7 @@ method: full | lora | none                      for all three modalities; none t
 vision, language, action: full | frozen | lora | lora:RANK        one modality otherwise than `method`
 steps, batch_size, learning_rate, noise_draws, warmup, weight_decay, clip
 rank, alpha, heads: full | lora | auto          for LoRA; alpha is of `rank`, lora:RANK has alpha = RANK
+quantize: none | nf4                            nf4: the base's linear layers in 4 bits while LoRA trains (QLoRA)
 early_stopping: steps                           ends where the held-out loss has not fallen for so many; 0: never
 compensate: true | false                        N / (1 - lambda) steps where retention methods fill a share lambda
 calibrate: true | false                         transforms between deployment and base first; see vla_cli/calibration
@@ -25,13 +26,14 @@ from vla_cli.configs import RECIPE_FILES, FinetuneConfig
 from vla_cli.errors import ConfigError
 from vla_cli.field_types import ill_typed
 from vla_cli.guidance import KINDS, check_weight
-from vla_cli.limits import above_0, between, beyond, from_0
+from vla_cli.limits import above_0, between, beyond, from_0, limited
 from vla_cli.yaml_files import read_options
 
 FOLDER = Path(__file__).parent / "recipes"
 MODALITY_KEYS = ("vision", "language", "action")
 AUTO = "auto"
 """A guidance weight that is measured after training."""
+NONE, NF4 = "none", "nf4"
 HIGHEST_RANK, MOST = 9999, 10**13
 """Four digits, as in `lora:RANK`: more than any adapter needs; and more steps or windows than any machine takes."""
 _WAY = re.compile(r"full|frozen|lora(:[1-9]\d{0,3})?")
@@ -55,6 +57,7 @@ class Recipe:
         clip: largest gradient norm.
         early_stopping: training ends when the held-out loss has not fallen for so many steps, and the weights of the
             step where it was lowest are kept; 0 trains to the end and keeps the last. See policies.early_stopping.
+        quantize: "nf4" holds what LoRA trains beside in 4 bits; "none". See policies.quantization.
         rank, alpha: LoRA's; the delta is alpha / rank * B A. A modality with a RANK of its own has alpha = RANK, so
             that its delta is B A; an alpha that is not the recipe's rank is refused beside one.
         heads: how state and action projections are adapted with LoRA: "lora" (the output projection only), "full"
@@ -81,6 +84,7 @@ class Recipe:
     weight_decay: float = from_0(0.0)
     clip: float = above_0(1.0)
     early_stopping: int = between(0, 0, MOST)
+    quantize: str = limited(NONE, f"{NONE} or {NF4}", lambda quantize: quantize in (NONE, NF4))
     rank: int = between(8, 1, HIGHEST_RANK)
     alpha: float = above_0(8)
     heads: str = "auto"
@@ -92,11 +96,18 @@ class Recipe:
     guidance: dict[str, Any] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
-        """As JSON values; early stopping only where it is on, so that what older versions began can be gone on with."""
+        """As JSON values; what is newer only where it is on, so that what older versions began can be gone on with."""
         found = asdict(self)
         if not self.early_stopping:
             del found["early_stopping"]
+        if not self.is_quantized:
+            del found["quantize"]
         return found
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether the base is held in 4 bits while weights train."""
+        return self.quantize != NONE and self.trains
 
     @property
     def trains(self) -> bool:
@@ -183,6 +194,7 @@ def recipe_for(config: FinetuneConfig) -> Recipe:
         learning_rate=config.learning_rate,
         noise_draws=config.noise_draws,
         early_stopping=config.early_stopping,
+        quantize=config.quantize,
         vision=config.vision,
         language=config.language,
         action=config.action,
@@ -199,6 +211,18 @@ def recipe_for(config: FinetuneConfig) -> Recipe:
         raise ConfigError(
             f"--rank is given, but recipe '{recipe.name}' trains no modality by LoRA of the recipe's rank",
             hint="--recipe lora, or --vision, --language or --action with lora:RANK",
+        )
+    if recipe.is_quantized and not any(way == "lora" for way, _ in recipe.modalities().values()):
+        raise ConfigError(
+            f"Recipe '{recipe.name}' is to hold the base in 4 bits, but trains nothing by LoRA: weights that are "
+            "trained outright cannot be held so",
+            expected="LoRA beside the 4-bit weights (QLoRA)",
+            hint="--recipe lora --quantize nf4, or the same without --quantize",
+        )
+    if config.quantize not in (None, NONE) and not recipe.trains:
+        raise ConfigError(
+            f"--quantize is given, but recipe '{recipe.name}' trains no weight: nothing is held in 4 bits",
+            hint="the same without --quantize, or a recipe that trains, such as --recipe lora",
         )
     if config.early_stopping and not recipe.trains:
         raise ConfigError(

@@ -338,11 +338,17 @@ def test_the_card_of_a_guided_policy_can_be_followed(adapter: Path, base: Path, 
     """Its code runs as it stands, and guides what `vla eval-steer` guides."""
     guided = shutil.copytree(adapter, tmp_path / "guided")
     guidance = {"kind": "contrast", "weight": 1.5, "why": "a test"}
-    save_spec(replace(load_spec(guided), guidance=guidance, early_stopping={"why": "step 2 was best"}), guided)
+    save_spec(
+        replace(load_spec(guided), guidance=guidance, early_stopping={"why": "step 2 was best"}, quantized="nf4"),
+        guided,
+    )
     export.run(ExportConfig(adapter=guided, out=tmp_path / "bundle"))
     card = (tmp_path / "bundle" / "README.md").read_text()
     assert "`PeftModel` does not apply the default guidance" in card
     assert "- early stopping: step 2 was best" in card
+    assert "- quantised: the base's linear layers were held in 4 bits (NF4)" in card
+    drift = read_json(adapter / "run.json")["facts"]["change"]["drift"]
+    assert f"- moved by training: vision {100 * drift['vision']:.2g}%" in card and drift["vision"] > 0
     code = card.split("```python\n")[1].split("```")[0].replace("path/to/this/bundle", str(tmp_path / "bundle"))
     plain = load(str(base), adapter, device="cpu")
     known = {

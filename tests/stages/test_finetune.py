@@ -70,8 +70,10 @@ def test_what_follows_the_training_can_be_interrupted_too(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Composition, "after_training", interrupted)
         finetune.run(config(dataset, base, tmp_path / "halves", **options))
+    assert (partial_path(tmp_path / "halves") / "checkpoint.safetensors").is_file()
     monkeypatch.setattr(Trainer, "step", interrupted)  # no step is done again
     finetune.run(config(dataset, base, tmp_path / "halves", resume=True, **options))
+    assert "checkpoint.safetensors" not in contents(tmp_path / "halves")
     assert contents(tmp_path / "halves") == contents(tmp_path / "whole")
 
 

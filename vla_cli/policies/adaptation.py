@@ -23,6 +23,7 @@ from vla_cli.policies.modalities import (
     lora_targets,
     modality_of,
 )
+from vla_cli.policies.quantization import no_code_from_the_hub, quantize, size_of, whole
 from vla_cli.recipe import Recipe
 
 
@@ -34,11 +35,13 @@ class Layout:
         ranks: modality to LoRA rank; a modality with neither rank nor "full" is frozen.
         full: modalities whose weights are trained outright.
         alpha: LoRA's delta is alpha / rank * B A, with `alpha` 0 standing for alpha = rank.
+        quantized: whether the other linear layers are held in 4 bits meanwhile.
     """
 
     ranks: dict[str, int]
     full: tuple[str, ...] = ()
     alpha: float = 0.0
+    quantized: bool = False
 
     @property
     def is_peft(self) -> bool:
@@ -55,6 +58,7 @@ def layout_of(recipe: Recipe) -> Layout:
         full=tuple(name for name, (way, _) in ways.items() if way == "full"),
         # alpha belongs to the recipe's rank; a RANK of its own takes alpha = RANK (see recipe.py)
         alpha=recipe.alpha if set(ranks.values()) == {recipe.rank} else 0,
+        quantized=recipe.is_quantized,
     )
 
 
@@ -69,6 +73,8 @@ def make_trainable(model: nn.Module, layout: Layout, *, train_heads: bool, seed:
     """
     if not layout.is_peft:
         return make_full(model, layout.full, train_heads=train_heads)
+    if layout.quantized:
+        quantize(model, layout.full)
     return make_lora(
         model, ranks=layout.ranks, alpha=layout.alpha, train_heads=train_heads, seed=seed, full=layout.full
     )
@@ -107,7 +113,8 @@ def make_lora(
         seed: of A's initial values.
         full: modalities trained outright beside the adapted ones.
     """
-    from peft import LoraConfig, get_peft_model
+    with no_code_from_the_hub():
+        from peft import LoraConfig, get_peft_model
 
     targets = lora_targets(model, list(ranks))
     if train_heads:
@@ -168,9 +175,7 @@ class Deltas:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._lora: dict[str, Any] = {
-            base_name(name) + ".weight": module for name, module in model.named_modules() if hasattr(module, "lora_A")
-        }
+        self._lora = _lora_modules(model)
         self._outright = {base_name(n): p for n, p in trained_parameters(model).items() if ".lora_" not in n}
         self.base = {name: p.detach().clone() for name, p in self._outright.items()}
 
@@ -187,7 +192,7 @@ class Deltas:
     @torch.no_grad()
     def base_norms(self) -> dict[str, float]:
         """Name to the norm of the base's own weight."""
-        weights = {name: module.base_layer.weight for name, module in self._lora.items()}
+        weights = {name: whole(module.base_layer.weight) for name, module in self._lora.items()}
         return {name: float(weight.norm()) for name, weight in {**weights, **self.base}.items()}
 
     @torch.no_grad()
@@ -203,6 +208,16 @@ class Deltas:
                 parameter.copy_(self.base[name])
             elif alpha != 1.0:
                 parameter.lerp_(self.base[name], 1.0 - alpha)
+
+
+def lora_products(model: nn.Module) -> dict[str, Tensor]:
+    """Name of each of the base's weights that LoRA moves to its change alpha / r B A."""
+    return {name: _product(module) for name, module in _lora_modules(model).items()}
+
+
+def _lora_modules(model: nn.Module) -> dict[str, Any]:
+    """Name of the base's weight to the module that LoRA put around its layer."""
+    return {base_name(n) + ".weight": module for n, module in model.named_modules() if hasattr(module, "lora_A")}
 
 
 def _product(module: Any) -> Tensor:
@@ -226,7 +241,7 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
     counts = dict.fromkeys(MODALITIES, 0)
     for name, parameter in trained_parameters(model).items():
         counts[modality_of("." + name.removeprefix("base_model.model."))] += parameter.numel()
-    return {**counts, "total": sum(p.numel() for p in model.parameters())}
+    return {**counts, "total": sum(size_of(p) for p in model.parameters())}
 
 
 def save_trained(model: Any, directory: Path, *, base_name: str) -> None:

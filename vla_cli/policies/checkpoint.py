@@ -24,6 +24,7 @@ from vla_cli.adapter import (
 from vla_cli.errors import InputError, words
 from vla_cli.policies.modalities import is_unused
 from vla_cli.policies.prompts import Prompts
+from vla_cli.policies.quantization import no_code_from_the_hub
 from vla_cli.policies.weight_files import check_weight_files
 from vla_cli.provenance import ARTEFACTS, written_by
 
@@ -281,7 +282,8 @@ def attach(model: nn.Module, adapter: Path, spec: PolicySpec) -> nn.Module:
         return model
     if spec.kind == "full":
         return _attach_full(model, adapter)
-    from peft import PeftModel
+    with no_code_from_the_hub():
+        from peft import PeftModel
     from safetensors.torch import load_file
 
     try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ import torch
 from vla_cli.policies.adaptation import Layout, count_parameters, make_trainable, trained_parameters
 from vla_cli.policies.flow import SMALL_MODEL
 from vla_cli.policies.modalities import MODALITIES
+from vla_cli.policies.quantization import BYTES_A_WEIGHT, quantized_linears
 
 TIMED = 2
 """Steps behind the estimate, after a first one that is always slower."""
@@ -36,6 +37,7 @@ class Sizes:
         trained: those that train.
         outright: those that train and are not LoRA's.
         held: of the base's weights, those that are moved, outright or by LoRA.
+        quantized: of the base's weights, those that are held in 4 bits.
     """
 
     bare: int
@@ -43,6 +45,7 @@ class Sizes:
     trained: int
     outright: int
     held: int
+    quantized: int = 0
 
 
 def sizes_of(config: Any, *, layout: Layout, train_heads: bool) -> Sizes:
@@ -56,13 +59,16 @@ def sizes_of(config: Any, *, layout: Layout, train_heads: bool) -> Sizes:
     with torch.device("meta"):
         model = untrained(config)
         bare = sum(p.numel() for p in model.parameters())
-        model = make_trainable(model, layout, train_heads=train_heads, seed=0)
+        packed = quantized_linears(model, layout.full) if layout.quantized else []
+        quantized = sum(model.get_submodule(name).weight.numel() for name in packed)
+        # counted whole: what is on the meta device cannot be quantised
+        model = make_trainable(model, replace(layout, quantized=False), train_heads=train_heads, seed=0)
     counts = count_parameters(model)
     outright = sum(p.numel() for name, p in trained_parameters(model).items() if ".lora_" not in name)
     adapters: list[Any] = [module for module in model.modules() if hasattr(module, "lora_A")]
     adapted = sum(module.base_layer.weight.numel() for module in adapters)
     trained = sum(counts[modality] for modality in MODALITIES)
-    return Sizes(bare, counts["total"], trained, outright, outright + adapted)
+    return Sizes(bare, counts["total"], trained, outright, outright + adapted, quantized)
 
 
 def untrained(config: Any) -> Any:
@@ -85,10 +91,11 @@ def memory(sizes: Sizes, *, copies: int = 1, kept: int = 0) -> dict[str, int]:
         "optimiser_bytes" of a gradient and AdamW's two moments of each trained parameter; "kept_bytes". Activations
         come on top.
     """
+    saved = sizes.quantized * (FLOAT32 - BYTES_A_WEIGHT)
     return {
         "parameters": sizes.total,
         "trained_parameters": sizes.trained,
-        "weight_bytes": FLOAT32 * (sizes.total + (copies - 1) * sizes.bare),
+        "weight_bytes": FLOAT32 * (sizes.total + (copies - 1) * sizes.bare) - round(copies * saved),
         "optimiser_bytes": FLOAT32 * GRADIENT_AND_MOMENTS * sizes.trained,
         "kept_bytes": FLOAT32 * kept,
     }

@@ -152,7 +152,7 @@ class FlowPolicy:
             words = [instructions[int(i)] for i in which]
             seen = self.calibration.observe(images[which]) if local else images[which]
             # in the base's own domain the base acts as it always did: what was trained belongs to the deployment
-            with nullcontext() if local else self._without_adapter():
+            with nullcontext() if local else self.unadapted():
                 found = self._planned(seen, state[which], words, noise[which], steps, guidance if local else None)
             chunks[which] = self.calibration.command(found, state[which]) if local else found
         return chunks
@@ -173,7 +173,8 @@ class FlowPolicy:
         return images if self.calibration is None else resized(images, self.calibration.image_size)
 
     @contextmanager
-    def _without_adapter(self) -> Iterator[None]:
+    def unadapted(self) -> Iterator[None]:
+        """Within, LoRA and what was trained outright beside it are switched off; a model without stays as it is."""
         disable = getattr(self.model, "disable_adapter", None)
         if disable is None:
             yield

@@ -142,6 +142,11 @@ class Trainer:
         """To be called when all that follows the training is done: nothing is left to be picked up."""
         (self.directory / CHECKPOINT).unlink(missing_ok=True)
 
+    def release(self) -> None:
+        """Let go of gradients and moments, which are most of what training takes: no step can follow."""
+        self.optimiser.zero_grad(set_to_none=True)
+        self.optimiser.state.clear()
+
     def _steps(
         self, first: int, hooks: Hooks, progress: Progress, held_out: Callable[[], float] | None
     ) -> tuple[int, Sequence[str]]:

@@ -239,12 +239,14 @@ class Method:
     Attributes:
         keeps_base: whether it asks for `Context.frozen`, a second model in memory.
         remembers_base: whether it calls `Learner.remember_base`, which copies what trains outright, once for all.
+        differentiates_base: whether it takes gradients of the base's own weights, which one in 4 bits does not have.
         takes_gradient_anew: its `wrap_gradient` puts another gradient in the place of what it finds, so that it comes
             before those of all other methods.
     """
 
     keeps_base = False
     remembers_base = False
+    differentiates_base = False
     takes_gradient_anew = False
 
     def needs(self) -> tuple[str, ...]:

@@ -71,6 +71,7 @@ class EWC(Method):
 
     keeps_base = True
     remembers_base = True
+    differentiates_base = True
 
     def __init__(self, **options: Any) -> None:
         self.options = read_options("ewc", EWCOptions, options)

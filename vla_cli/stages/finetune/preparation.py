@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from vla_cli.matching import Base, adapted_spec, replay_differs
 from vla_cli.policies.adaptation import layout_of
 from vla_cli.policies.checkpoint import BaseFiles, load_config, load_prompts, locate_base, locate_tokenizer
 from vla_cli.policies.flow import pick_device
+from vla_cli.policies.quantization import check_available
 from vla_cli.policies.trainer import Settings
 from vla_cli.progress import Progress
 from vla_cli.provenance import RunRecord, describe_input
@@ -73,6 +75,8 @@ def prepare(config: FinetuneConfig) -> Plan:
             f"{config.dataset} has no training episodes", hint="vla preprocess with a smaller --val-fraction"
         )
     _check_held_out(config, recipe, dataset)
+    if recipe.is_quantized:
+        check_available()
     files = locate_base(config.base)
     warnings: list[str] = []
     base = _base(files)
@@ -100,12 +104,14 @@ def prepare(config: FinetuneConfig) -> Plan:
     # they change speed, or how often the run can be picked up again, not what comes out of it
     for key in ("checkpoint_every", "threads"):
         request.pop(key)
-    if config.early_stopping is None:  # as older versions wrote it
-        request.pop("early_stopping")
+    for key in ("early_stopping", "quantize"):  # as older versions wrote it
+        if request[key] is None:
+            request.pop(key)
     check_resumable(config.out, request, resume=config.resume)
     given = {"replay": config.replay is not None, "alternatives": bool(alternatives)}
     fed_otherwise = base.own is not None and spec.statistics_from != "base"
     methods, left_out = select_methods(recipe, given, config.dataset, fed_otherwise=fed_otherwise)
+    _check_quantized(recipe, methods)
     used = _uses(recipe, methods, files, spec, fed_otherwise=fed_otherwise)
     warnings += [
         f"--{name} is given, but recipe '{recipe.name}' does not use it."
@@ -131,6 +137,21 @@ def _check_held_out(config: FinetuneConfig, recipe: Recipe, dataset: Dataset) ->
             f"trained on, and {config.dataset} holds none out",
             expected="a dataset with held-out episodes",
             hint="vla preprocess with --val-fraction 0.1 or --split operator, or --early-stopping 0",
+        )
+
+
+def _check_quantized(recipe: Recipe, methods: Mapping[str, Method]) -> None:
+    """Refuse methods that no base in 4 bits can serve.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    asking = [name for name, method in methods.items() if method.differentiates_base]
+    if recipe.is_quantized and asking:
+        raise ConfigError(
+            f"The recipe's '{asking[0]}' takes gradients of the base's own weights, and a base in 4 bits has none",
+            expected=f"a whole base, or a recipe without '{asking[0]}'",
+            hint="--quantize none",
         )
 
 

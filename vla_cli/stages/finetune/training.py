@@ -20,6 +20,9 @@ from vla_cli.policies.checkpoint import load_base
 from vla_cli.policies.default_guidance import measured_guidance
 from vla_cli.policies.flow import FlowPolicy, pick_device, set_threads
 from vla_cli.policies.need import weights_needed
+from vla_cli.policies.quantization import quantize
+from vla_cli.policies.telemetry import WINDOWS as CHANGE_WINDOWS
+from vla_cli.policies.telemetry import measure_change
 from vla_cli.policies.trainer import Trainer, held_out_loss
 from vla_cli.progress import Progress
 from vla_cli.provenance import RunRecord
@@ -27,7 +30,7 @@ from vla_cli.recipe import AUTO
 from vla_cli.retention import FED_OTHERWISE, Context
 from vla_cli.retention.composition import Composition
 from vla_cli.stages.finetune.preparation import STAGE, Plan, loop_settings, of_no_use, replay_windows, train_heads
-from vla_cli.windows import Windows
+from vla_cli.windows import Samples, Windows
 
 HELD_OUT_WINDOWS = 64
 
@@ -107,9 +110,13 @@ def train(prepared: Plan, partial: Path, progress: Progress) -> RunRecord:
         write_text(partial / file, svg)
     if recipe.guidance.get("weight") == AUTO:
         spec = replace(spec, guidance=_guidance(prepared, policy, frozen, demonstrations, record))
+    if recipe.is_quantized:
+        spec = replace(spec, quantized=recipe.quantize)
     save_trained(policy.model, partial, base_name=config.base)
     save_spec(spec, partial)
     trainer.forget_checkpoint()
+    trainer.release()
+    record.facts["change"] = measure_change(policy, frozen, _seen_last(prepared, dataset))
     record.counts = {**_episode_counts(prepared), "steps": steps}
     record.facts = {
         **record.facts,
@@ -119,6 +126,13 @@ def train(prepared: Plan, partial: Path, progress: Progress) -> RunRecord:
         "retention": hooks.facts(),
     }
     return record
+
+
+def _seen_last(prepared: Plan, dataset: Dataset) -> Samples:
+    """A few windows to compare the trained policy's features on: of held-out demonstrations where there are any."""
+    some = dataset.split("valid") or dataset.split("train")
+    windows = Windows(some, prepared.spec.cameras, prepared.spec.chunk_size)
+    return windows.gather(windows.spread(CHANGE_WINDOWS))
 
 
 def _trainable_policy(prepared: Plan) -> FlowPolicy:
@@ -216,8 +230,11 @@ def _retention(
 
 
 def _frozen_policy(prepared: Plan) -> FlowPolicy:
-    """The untouched base, fed like the policy that is trained."""
+    """The untouched base, fed like the policy that is trained, and in 4 bits where that one's is."""
     model, prompts, _ = load_base(prepared.config.base, tokenizer=prepared.spec.tokenizer)
+    layout = layout_of(prepared.recipe)
+    if layout.quantized:
+        quantize(model, layout.full)
     model.requires_grad_(False).eval()
     return FlowPolicy(model, prompts, prepared.spec, pick_device(prepared.config.device))
 

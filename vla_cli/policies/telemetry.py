@@ -1,0 +1,118 @@
+"""How far training moved a policy from its base: which weights, and what it makes of a scene before it acts.
+
+    drift      |theta - theta_pre| / |theta_pre|          by modality, and by layer where it is not 0
+    features   cosine of h_theta and h_pre, mean over real tokens of a few windows, by layer of the language model;
+               the first is what goes in: the pictures as the vision tower gives them, and the words
+
+Both say where a policy was changed, not whether it still listens: deaf policies have been seen to move by less than
+policies that listen. Under LoRA the product alpha / r B A is the difference. Neither takes a second model in memory
+where LoRA was trained: the base is the same model with the adapter switched off.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vla_cli.policies.adaptation import base_name, lora_products
+from vla_cli.policies.flow import FlowPolicy
+from vla_cli.policies.modalities import MODALITIES, modality_of
+from vla_cli.policies.quantization import whole
+from vla_cli.windows import Samples
+
+WINDOWS = 8
+_AT_ONCE = 2
+_LAYER = re.compile(r".*?\.layers\.\d+(?=\.)")
+_SAVED, _ORIGINAL = ".modules_to_save.default.", ".original_module."
+
+
+@torch.no_grad()
+def measure_change(policy: FlowPolicy, frozen: Callable[[], FlowPolicy], samples: Samples) -> dict[str, Any]:
+    """Drift and features of a trained policy, as JSON values.
+
+    Args:
+        policy: as it is after training.
+        frozen: returns the untouched base, fed like it; called only where all weights of a modality were trained
+            outright and none by LoRA.
+        samples: a few windows, best of demonstrations that were not trained on.
+
+    Returns:
+        "drift": modality to relative drift. "layers": layer, or module outside of any, to the same, where it moved.
+        "features": one cosine a layer. "windows": how many the features were measured on.
+    """
+    base = None if _is_wrapped(policy.model) else frozen()
+    drift, layers = _drift(policy.model, base.model if base is not None else None)
+    features = _features(policy, base, samples)
+    return {"drift": drift, "layers": layers, "features": features, "windows": len(samples)}
+
+
+def _is_wrapped(model: nn.Module) -> bool:
+    return hasattr(model, "disable_adapter")
+
+
+def _drift(model: nn.Module, base: nn.Module | None) -> tuple[dict[str, float], dict[str, float]]:
+    changes = _compared(model, base) if base is not None else _wrapped(model)
+    modalities = {name: [0.0, 0.0] for name in MODALITIES}
+    layers: dict[str, list[float]] = {}
+    for name, delta, before in changes:
+        found = _LAYER.match(name)
+        layer = found.group() if found else name.rpartition(".")[0]
+        squares = (float(delta.double().square().sum()) if delta is not None else 0.0, _square(before))
+        for sums in (modalities[modality_of("." + name)], layers.setdefault(layer, [0.0, 0.0])):
+            sums[0] += squares[0]
+            sums[1] += squares[1]
+    return (
+        {name: _relative(*sums) for name, sums in modalities.items()},
+        {name: _relative(*sums) for name, sums in layers.items() if sums[0] > 0},
+    )
+
+
+def _square(values: Tensor) -> float:
+    return float(values.double().square().sum())
+
+
+def _relative(moved: float, before: float) -> float:
+    return math.sqrt(moved / before) if before else 0.0
+
+
+def _compared(model: nn.Module, base: nn.Module) -> Iterator[tuple[str, Tensor | None, Tensor]]:
+    """Name, change and base's own value of each parameter, where all are trained outright or not at all."""
+    for (name, now), before in zip(model.named_parameters(), base.parameters(), strict=True):
+        yield name, now - before, before
+
+
+def _wrapped(model: nn.Module) -> Iterator[tuple[str, Tensor | None, Tensor]]:
+    """The same under peft, which keeps the base's own values beside what is trained; None where nothing could move."""
+    products = lora_products(model)
+    parameters = dict(model.named_parameters())
+    for name, before in parameters.items():
+        if ".lora_" in name or _SAVED in name:
+            continue
+        bare = base_name(name.replace(_ORIGINAL, "."))
+        if bare in products:
+            yield bare, products[bare], whole(before)
+        elif _ORIGINAL in name:
+            yield bare, parameters[name.replace(_ORIGINAL, _SAVED)] - before, before
+        else:
+            yield bare, None, whole(before)
+
+
+def _features(policy: FlowPolicy, base: FlowPolicy | None, samples: Samples) -> list[float]:
+    policy.model.eval()
+    found = []
+    for part in samples.parts(_AT_ONCE):
+        batch = policy.collate(part.images, part.state, part.instructions)
+        now, real = policy.hidden_states(batch)
+        if base is not None:
+            before, _ = base.hidden_states(batch)
+        else:
+            with policy.unadapted():
+                before, _ = policy.hidden_states(batch)
+        pairs = zip(now, before, strict=True)
+        found.append(torch.stack([torch.cosine_similarity(a[real], b[real], dim=-1).mean() for a, b in pairs]))
+    return [float(value) for value in torch.stack(found).mean(0).double()]
