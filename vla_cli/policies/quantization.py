@@ -70,19 +70,19 @@ def quantize(model: Any, full: Collection[str]) -> None:
     check_available()
     library = _bitsandbytes()
     for name in quantized_linears(model, full):
-        whole = model.get_submodule(name)
+        linear = model.get_submodule(name)
         held = library.nn.Linear4bit(
-            whole.in_features,
-            whole.out_features,
-            bias=whole.bias is not None,
+            linear.in_features,
+            linear.out_features,
+            bias=linear.bias is not None,
             compute_dtype=torch.float32,
             quant_type=NF4,
             device="meta",
         )
         weight = library.nn.Params4bit(
-            whole.weight.data, requires_grad=False, quant_type=NF4, blocksize=BLOCK, module=held
+            linear.weight.data, requires_grad=False, quant_type=NF4, blocksize=BLOCK, module=held
         )
-        held.weight, held.bias = weight.to("cpu"), whole.bias
+        held.weight, held.bias = weight.to("cpu"), linear.bias
         # else a forward pass in evaluation repacks the weights in place, and gradients vanish from then on
         held.support_avx512bf16_for_cpu = False
         parent, _, own = name.rpartition(".")

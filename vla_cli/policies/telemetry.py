@@ -4,9 +4,9 @@
     features   cosine of h_theta and h_pre, mean over real tokens of a few windows, by layer of the language model;
                the first is what goes in: the pictures as the vision tower gives them, and the words
 
-Both say where a policy was changed, not whether it still listens: deaf policies have been seen to move by less than
-policies that listen. Under LoRA the product alpha / r B A is the difference. Neither takes a second model in memory
-where LoRA was trained: the base is the same model with the adapter switched off.
+Both say where and how far a policy was changed, not whether it still listens: that is `vla eval-steer`'s to say. Under
+LoRA the product alpha / r B A is the difference. Neither takes a second model in memory where LoRA was trained: the
+base is the same model with the adapter switched off.
 """
 
 from __future__ import annotations
@@ -37,8 +37,7 @@ def measure_change(policy: FlowPolicy, frozen: Callable[[], FlowPolicy], samples
 
     Args:
         policy: as it is after training.
-        frozen: returns the untouched base, fed like it; called only where all weights of a modality were trained
-            outright and none by LoRA.
+        frozen: returns the untouched base, fed like it; called only where nothing was trained by LoRA.
         samples: a few windows, best of demonstrations that were not trained on.
 
     Returns:
@@ -62,7 +61,7 @@ def _drift(model: nn.Module, base: nn.Module | None) -> tuple[dict[str, float], 
     for name, delta, before in changes:
         found = _LAYER.match(name)
         layer = found.group() if found else name.rpartition(".")[0]
-        squares = (float(delta.double().square().sum()) if delta is not None else 0.0, _square(before))
+        squares = (_square(delta) if delta is not None else 0.0, _square(before))
         for sums in (modalities[modality_of("." + name)], layers.setdefault(layer, [0.0, 0.0])):
             sums[0] += squares[0]
             sums[1] += squares[1]
@@ -73,7 +72,8 @@ def _drift(model: nn.Module, base: nn.Module | None) -> tuple[dict[str, float], 
 
 
 def _square(values: Tensor) -> float:
-    return float(values.double().square().sum())
+    # summed in double precision, and not copied to it: an embedding of a large model is gigabytes
+    return float(torch.linalg.vector_norm(values, dtype=torch.float64)) ** 2
 
 
 def _relative(moved: float, before: float) -> float:
