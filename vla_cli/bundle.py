@@ -13,7 +13,7 @@ run.json
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -133,7 +133,7 @@ def _card(spec: PolicySpec, run: dict[str, Any], report: Report | None, outcome:
         + (f", revision {spec.base.revision}" if spec.base and spec.base.revision else ""),
         f"- dataset: {run['request']['dataset']['name']}, {run['request']['dataset']['digest']}",
         f"- recipe: {spec.recipe}, {run['counts']['steps']} steps, seed {run['request']['seed']}",
-        *_change(run),
+        *([f"- {change['words']}"] if (change := run.get("facts", {}).get("change")) else []),
         *([f"- quantised: {_QUANTISED}"] if spec.quantized else []),
         *([f"- early stopping: {why}"] if (why := spec.early_stopping.get("why")) else []),
         *_differences(outcome),
@@ -358,17 +358,6 @@ def _vla_loading(arguments: str, spec: PolicySpec) -> list[str]:
 
 def _is_guided(spec: PolicySpec) -> bool:
     return read_default(spec.guidance)[0] != PLAIN_KIND
-
-
-def _change(run: Mapping[str, Any]) -> list[str]:
-    """How far training moved the weights; nothing where none were trained, or by an older version."""
-    if not (change := run.get("facts", {}).get("change")):
-        return []
-    moved = ", ".join(f"{name} {100 * share:.2g}%" for name, share in change["drift"].items())
-    return [
-        f"- moved by training: {moved} of the base's weights (norms); what the language model makes of a demonstrated "
-        f"scene keeps a cosine of {min(change['features']):.2f} or more"
-    ]
 
 
 def _guidance(spec: PolicySpec) -> Sequence[str]:

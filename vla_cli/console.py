@@ -221,12 +221,7 @@ def describe(result: Mapping[str, Any]) -> list[str]:
     where = result.get("out", result.get("path"))
     lines = [f"{result.get('stage', '')}: {'plan, nothing is written' if result.get('dry_run') else where}"]
     for key, value in result.items():
-        if key in ("stage", "out", "path", "dry_run", "rows", "comparisons", "settings", "contents") or value in (
-            {},
-            [],
-            None,
-            "",
-        ):
+        if key in _SHOWN_OTHERWISE or value in ({}, [], None, ""):
             continue
         if isinstance(value, list) and key in ("warnings", "notes", "skipped"):
             lines += [f"  {key}: {_item(item)}" for item in value]
@@ -242,7 +237,8 @@ def _item(value: Any, depth: int = 0) -> str:
     if isinstance(value, Mapping) and depth < DEEPEST:
         return ", ".join(f"{k} {_item(v, depth + 1)}".rstrip() for k, v in value.items())
     if isinstance(value, Mapping):
-        return f"({', '.join(map(str, value))})"
+        more = [f"and {len(value) - SHOWN} more"] if len(value) > SHOWN else []
+        return f"({', '.join([*map(str, list(value)[:SHOWN]), *more])})"
     if isinstance(value, list):
         more = [f"and {len(value) - SHOWN} more"] if len(value) > SHOWN else []
         return ", ".join([_item(v, depth + 1) for v in value[:SHOWN]] + more)

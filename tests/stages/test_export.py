@@ -348,7 +348,7 @@ def test_the_card_of_a_guided_policy_can_be_followed(adapter: Path, base: Path, 
     assert "- early stopping: step 2 was best" in card
     assert "- quantised: the base's linear layers were held in 4 bits (NF4)" in card
     drift = read_json(adapter / "run.json")["facts"]["change"]["drift"]
-    assert f"- moved by training: vision {100 * drift['vision']:.2g}%" in card and drift["vision"] > 0
+    assert f"- training moved the weights by vision {100 * drift['vision']:.2g}%" in card and drift["vision"] > 0
     code = card.split("```python\n")[1].split("```")[0].replace("path/to/this/bundle", str(tmp_path / "bundle"))
     plain = load(str(base), adapter, device="cpu")
     known = {

@@ -42,12 +42,17 @@ def measure_change(policy: FlowPolicy, frozen: Callable[[], FlowPolicy], samples
 
     Returns:
         "drift": modality to relative drift. "layers": layer, or module outside of any, to the same, where it moved.
-        "features": one cosine a layer. "windows": how many the features were measured on.
+        "features": one cosine a layer. "windows": how many the features were measured on. "words": a sentence.
     """
     base = None if _is_wrapped(policy.model) else frozen()
     drift, layers = _drift(policy.model, base.model if base is not None else None)
     features = _features(policy, base, samples)
-    return {"drift": drift, "layers": layers, "features": features, "windows": len(samples)}
+    moved = ", ".join(f"{name} {100 * share:.2g}%" for name, share in drift.items())
+    words = (
+        f"training moved the weights by {moved} of the base's (norms); what the language model makes of a demonstrated "
+        f"scene keeps a cosine of {math.floor(1000 * min(features)) / 1000:g} or more"
+    )
+    return {"drift": drift, "layers": layers, "features": features, "windows": len(samples), "words": words}
 
 
 def _is_wrapped(model: nn.Module) -> bool:

@@ -117,6 +117,7 @@ def train(prepared: Plan, partial: Path, progress: Progress) -> RunRecord:
     trainer.forget_checkpoint()
     trainer.release()
     record.facts["change"] = measure_change(policy, frozen, _seen_last(prepared, dataset))
+    progress.note(record.facts["change"]["words"])
     record.counts = {**_episode_counts(prepared), "steps": steps}
     record.facts = {
         **record.facts,
