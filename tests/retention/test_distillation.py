@@ -16,7 +16,7 @@ from vla_cli.language.alternatives import Alternative, load_alternatives
 from vla_cli.policies.adaptation import Layout, make_trainable
 from vla_cli.policies.flow import FlowPolicy, load
 from vla_cli.retention import Context, Step
-from vla_cli.retention.distillation import Distillation
+from vla_cli.retention.distillation import PATH_STEPS, PATHS, Distillation
 from vla_cli.retention.moments import Counterfactuals, holding_frames
 from vla_cli.stages import finetune
 from vla_cli.windows import Windows
@@ -65,6 +65,25 @@ def test_the_penalty_is_exactly_zero_at_the_start_and_pulls_only_on_trained_weig
         assert (parameter.grad is None) == (not parameter.requires_grad), name
     assert any(p.grad.abs().sum() > 0 for p in context.policy.model.parameters() if p.grad is not None)
     assert all(p.grad is None for p in context.frozen().model.parameters())
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_the_penalty_is_its_definition_where_the_base_looks_anew_each_time(context: Context, path: str) -> None:
+    method = Distillation(path=path)
+    method.prepare(context)
+    disturb(context.policy)  # type: ignore[arg-type]
+    now, policy, base = step(context, 3), context.policy, context.frozen()
+    found = method.penalty(step(context, 3)).raw
+    with torch.no_grad():
+        batch = policy.batch(method._others.draw(now.rng, method.options.windows))
+        timestep, noisy = policy.noised(batch, now.generator)
+        if path == "base":
+            noisy, t = torch.randn(noisy.shape, generator=now.generator), torch.ones_like(timestep)
+            dt = (1 - timestep) / PATH_STEPS
+            for _ in range(PATH_STEPS):
+                noisy, t = noisy - dt[:, None, None] * base.velocities(batch, noisy, t), t - dt
+        off = policy.velocities(batch, noisy, timestep) - base.velocities(batch, noisy, timestep)
+        assert torch.equal(found, (off**2 * batch.mask).sum() / batch.mask.sum())
 
 
 def test_a_step_taken_again_gives_the_same_penalty(context: Context) -> None:
