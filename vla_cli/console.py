@@ -237,12 +237,16 @@ def _item(value: Any, depth: int = 0) -> str:
     if isinstance(value, Mapping) and depth < DEEPEST:
         return ", ".join(f"{k} {_item(v, depth + 1)}".rstrip() for k, v in value.items())
     if isinstance(value, Mapping):
-        more = [f"and {len(value) - SHOWN} more"] if len(value) > SHOWN else []
-        return f"({', '.join([*map(str, list(value)[:SHOWN]), *more])})"
+        return f"({_listed(list(map(str, value)))})"
     if isinstance(value, list):
-        more = [f"and {len(value) - SHOWN} more"] if len(value) > SHOWN else []
-        return ", ".join([_item(v, depth + 1) for v in value[:SHOWN]] + more)
+        return _listed([_item(v, depth + 1) for v in value])
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _listed(items: list[str]) -> str:
+    """The first few items, and how many more there are."""
+    more = [f"and {len(items) - SHOWN} more"] if len(items) > SHOWN else []
+    return ", ".join(items[:SHOWN] + more)
 
 
 def fail(error: BaseException, *, as_json: bool) -> int:

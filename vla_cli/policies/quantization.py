@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from vla_cli.errors import MissingDependency
 from vla_cli.policies.modalities import HEADS, MODALITIES, lora_targets
+from vla_cli.recipe import NF4
 
-NF4 = "nf4"
 BLOCK = 64
 """Weights that share a scale. bitsandbytes 0.50 reads a weight whose rows are no multiple of it wrongly on CPUs (with
 errors of 16 to 30% instead of 9), so such layers stay whole: of pi0's, fc2 of the vision tower (4304 wide)."""
