@@ -243,3 +243,12 @@ def test_ctrl_c_leaves_something_to_resume_and_two_processes_give_the_same_bytes
     assert code == 0, errors
     finetune.run(asked)
     assert contents(out) == contents(asked.out)
+
+
+def test_of_what_lies_deep_in_a_result_a_few_names_are_shown_and_how_many_more() -> None:
+    from vla_cli.console import describe
+
+    (_, line) = describe(
+        {"stage": "s", "out": "o", "facts": {"change": {"layers": {f"layer{i}": i for i in range(9)}}}}
+    )
+    assert line == "  facts: change layers (layer0, layer1, layer2, layer3, layer4, layer5, and 3 more)"
