@@ -131,6 +131,22 @@ def test_early_stopping_is_the_recipes_or_the_options(tmp_path: Path) -> None:
         recipe_for(replace(config, early_stopping=-1))
 
 
+def test_a_micro_batch_divides_the_batch() -> None:
+    config = FinetuneConfig(dataset=Path("d"), base="b", out=Path("o"), recipe="lora", micro_batch=8)
+    recipe = recipe_for(config)
+    assert (recipe.at_once, recipe.parts, recipe.document()["micro_batch"]) == (8, 4, 8)
+    # all at once, it is not said: what older versions wrote of the same recipe says the same
+    for whole in (None, 0, 32):
+        recipe = recipe_for(replace(config, micro_batch=whole))
+        assert (recipe.at_once, recipe.parts) == (32, 1) and "micro_batch" not in recipe.document()
+    with pytest.raises(ConfigError) as caught:
+        recipe_for(replace(config, micro_batch=12))
+    assert "A batch of 32 windows is no whole number of micro-batches of 12" in str(caught.value)
+    assert "1, 2, 4, 8, 16, or 0 for the whole batch" in str(caught.value) and "--micro-batch 8" in str(caught.value)
+    with pytest.raises(ConfigError, match=r"a micro-batch that divides 720, or 0 .*--micro-batch 0"):
+        recipe_for(replace(config, batch_size=720, micro_batch=721))
+
+
 def test_all_problems_come_at_once(tmp_path: Path) -> None:
     bad = tmp_path / "bad.yaml"
     huge = "1" + "0" * 400

@@ -189,6 +189,13 @@ def finetune(
     ] = FinetuneConfig.recipe,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps [recipe's].")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Windows a step, replay included [recipe's].")] = None,
+    micro_batch: Annotated[
+        int | None,
+        typer.Option(
+            help="Windows of a batch computed at once, the others after them (gradient accumulation): less memory; "
+            "0: all [recipe's]."
+        ),
+    ] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate [recipe's].")] = None,
     early_stopping: Annotated[
         int | None,

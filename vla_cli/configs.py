@@ -194,6 +194,7 @@ class FinetuneConfig(StageConfig):
         recipe: a name from `vla_cli/recipes/`, or a YAML file of the same keys.
         steps: optimiser steps.
         batch_size: windows a step, replay included.
+        micro_batch: how many of them are computed at once (gradient accumulation); it divides `batch_size`; 0 for all.
         learning_rate: peak learning rate.
         early_stopping: steps without a lower held-out loss after which training ends; 0 for never.
         quantize: "nf4" holds the base's linear layers in 4 bits while LoRA trains (QLoRA), "none" does not.
@@ -219,6 +220,7 @@ class FinetuneConfig(StageConfig):
     recipe: str = "steerable"
     steps: int | None = None
     batch_size: int | None = None
+    micro_batch: int | None = None
     learning_rate: float | None = None
     early_stopping: int | None = None
     quantize: str | None = None

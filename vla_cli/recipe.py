@@ -4,6 +4,7 @@ summary: one line
 method: full | lora | none                      for all three modalities; none trains no weight at all
 vision, language, action: full | frozen | lora | lora:RANK        one modality otherwise than `method`
 steps, batch_size, learning_rate, noise_draws, warmup, weight_decay, clip
+micro_batch: windows                            of a batch that are computed at once; 0: all
 rank, alpha, heads: full | lora | auto          for LoRA; alpha is of `rank`, lora:RANK has alpha = RANK
 quantize: none | nf4                            nf4: the base's linear layers in 4 bits while LoRA trains (QLoRA)
 early_stopping: steps                           ends where the held-out loss has not fallen for so many; 0: never
@@ -17,6 +18,7 @@ guidance: {kind: ..., weight: number | auto}    the adapter's default at test ti
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -50,6 +52,8 @@ class Recipe:
         vision, language, action: "full", "frozen", "lora", "lora:RANK", or "" for what `method` says.
         steps: optimiser steps.
         batch_size: windows a step, rehearsed ones included.
+        micro_batch: of these, how many are computed at once, the others after them (gradient accumulation), which takes
+            less memory; it divides `batch_size`, and 0 computes all at once.
         learning_rate: peak, reached after `warmup` steps, then a cosine down to a tenth.
         noise_draws: flow-matching noise draws a window.
         warmup: steps.
@@ -78,6 +82,7 @@ class Recipe:
     action: str = ""
     steps: int = between(300, 1, MOST)
     batch_size: int = between(32, 1, MOST)
+    micro_batch: int = between(0, 0, MOST)
     learning_rate: float = above_0(1e-3)
     noise_draws: int = between(2, 1, MOST)
     warmup: int = between(20, 0, MOST)
@@ -102,7 +107,19 @@ class Recipe:
             del found["early_stopping"]
         if not self.is_quantized:
             del found["quantize"]
+        if self.at_once == self.batch_size:
+            del found["micro_batch"]
         return found
+
+    @property
+    def at_once(self) -> int:
+        """Windows that are computed at once."""
+        return self.micro_batch or self.batch_size
+
+    @property
+    def parts(self) -> int:
+        """How many times that is done for a step."""
+        return self.batch_size // self.at_once
 
     @property
     def is_quantized(self) -> bool:
@@ -158,7 +175,32 @@ def load_recipe(name: str, **overrides: Any) -> Recipe:
             hint="--action lora, or --calibrate",
         )
     _check_alpha(recipe)
+    _check_micro_batch(recipe)
     return recipe
+
+
+def divisors(number: int) -> list[int]:
+    """What divides a number, itself included, the smallest first."""
+    small = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0]
+    return sorted({*small, *(number // d for d in small)})
+
+
+def _check_micro_batch(recipe: Recipe) -> None:
+    """Refuse a batch that is no whole number of micro-batches.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if recipe.batch_size % recipe.at_once:
+        fitting = divisors(recipe.batch_size)
+        nearest = max(d for d in fitting if d <= recipe.at_once) if recipe.at_once < recipe.batch_size else 0
+        raise ConfigError(
+            f"A batch of {recipe.batch_size} windows is no whole number of micro-batches of {recipe.at_once}",
+            expected=f"a micro-batch of {', '.join(map(str, fitting[:-1]))}, or 0 for the whole batch"
+            if len(fitting) < 12
+            else f"a micro-batch that divides {recipe.batch_size}, or 0 for the whole batch",
+            hint=f"--micro-batch {nearest}",
+        )
 
 
 def _check_alpha(recipe: Recipe) -> None:
@@ -191,6 +233,7 @@ def recipe_for(config: FinetuneConfig) -> Recipe:
         config.recipe,
         steps=config.steps,
         batch_size=config.batch_size,
+        micro_batch=config.micro_batch,
         learning_rate=config.learning_rate,
         noise_draws=config.noise_draws,
         early_stopping=config.early_stopping,

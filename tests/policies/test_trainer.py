@@ -1,4 +1,4 @@
-"""The training loop on one made-up weight: what is no number ends it, in words; and early stopping."""
+"""The training loop on one made-up weight: what is no number ends it, in words; early stopping; micro-batches."""
 
 from __future__ import annotations
 
@@ -151,3 +151,58 @@ def test_early_stopping_that_never_ends_the_training_still_keeps_the_best_step(t
     assert "the last one" in trainer.kept.words
     stopping = EarlyStopping(100, {})
     assert [step for step in range(1, 101) if stopping.is_due(step)] == [25, 50, 75, 100]
+
+
+WINDOWS = [[1.0, 2.0], [3.0, 5.0], [4.0, 7.0]]
+"""What the windows of each draw hold; the last draw is no part of a first step of two."""
+
+
+def of_value(values: list[float]) -> Samples:
+    count = len(values)
+    return Samples(
+        np.zeros((count, 1, 4, 4, 3), np.uint8),
+        np.array(values)[:, None],
+        ["go"] * count,
+        np.zeros((count, 1, 1)),
+        np.ones((count, 1), bool),
+    )
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["once", "taken-anew"])
+def test_a_step_in_parts_takes_the_mean_of_their_gradients(tmp_path: Path, again: bool) -> None:
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, 2.0)
+    # loss of a window: value * weight^2, so that its slope is 2 * value * weight
+    policy: Any = SimpleNamespace(
+        model=model,
+        batch=lambda samples: torch.from_numpy(samples.state[:, 0]).float(),
+        losses=lambda batch, **_: batch * model.weight[0] ** 2,
+    )
+    asked: list[tuple[int, float]] = []
+    seen: list[float] = []
+
+    def penalties(number: int, samples: Samples, loss: float) -> dict[str, Any]:
+        asked.append((number, loss))
+        raw = number * model.weight.sum()
+        return {"pull": SimpleNamespace(raw=raw, scaled=10 * raw)}
+
+    def wrap_gradient(number: int, samples: Samples, parameters: Any, closure: Callable[[], None]) -> None:
+        if again:
+            closure()
+        assert number == 0 and samples.state[:, 0].tolist() == [1.0, 2.0, 3.0, 5.0]
+        seen.append(float(model.weight.grad))  # type: ignore[arg-type]
+
+    hooks: Any = SimpleNamespace(
+        draw=lambda number: {"demonstrations": of_value(WINDOWS[number])},
+        weigh=lambda losses: losses,
+        penalties=penalties,
+        wrap_gradient=wrap_gradient,
+        watch=lambda done: ({}, []),
+    )
+    row = Trainer(policy, replace(SETTINGS, parts=2, clip=1e9), tmp_path).run(hooks, SILENT)[0]
+    slopes = [2 * 1.5 * 2 + 0, 2 * 4.0 * 2 + 10]  # flow loss and penalty of each part
+    assert seen == [pytest.approx(sum(slopes) / 2)]
+    assert asked[:2] == [(0, pytest.approx(1.5 * 4)), (1, pytest.approx(4.0 * 4))]
+    assert row["loss_demonstrations"] == pytest.approx(4 * (1 + 2 + 3 + 5) / 4)
+    assert (row["pull_raw"], row["pull_scaled"]) == (1.0, 10.0)
+    assert row["loss"] == pytest.approx(row["loss_demonstrations"] + row["pull_scaled"])

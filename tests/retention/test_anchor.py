@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,22 @@ def test_the_penalty_is_exactly_zero_at_the_start_and_pulls_only_on_trained_weig
     pulled = {n for n, p in known.policy.model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     assert pulled and all(dict(known.policy.model.named_parameters())[name].requires_grad for name in pulled)
     assert "action" not in {known.policy.modality(name) for name in pulled}, "the action expert is not held"
+
+
+def test_a_micro_batch_has_its_part_of_the_windows(base: Path, dataset: Path) -> None:
+    known = context(base, dataset, Layout({"language": 4}))
+    part, few = Anchor(windows=8), Anchor(windows=2)
+    part.prepare(replace(known, parts=4))
+    few.prepare(known)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in known.policy.model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05 * torch.randn_like(parameter))
+    samples = known.demonstrations.gather(range(8))
+    raw = part.penalty(step(samples)).raw
+    assert torch.equal(raw, few.penalty(step(samples)).raw) and raw > 0
+    assert part.facts()["windows_a_step"] == 8
 
 
 def test_padding_of_shorter_instructions_counts_for_nothing(base: Path, dataset: Path) -> None:

@@ -86,6 +86,21 @@ def test_the_penalty_is_its_definition_where_the_base_looks_anew_each_time(conte
         assert torch.equal(found, (off**2 * batch.mask).sum() / batch.mask.sum())
 
 
+def test_a_micro_batch_has_its_part_of_the_windows(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    part, few = Distillation(windows=8), Distillation(windows=2)
+    part.prepare(replace(context, parts=4))
+    few.prepare(context)
+    disturb(context.policy)  # type: ignore[arg-type]
+    assert torch.equal(part.penalty(step(context, 1)).raw, few.penalty(step(context, 1)).raw)
+    assert part.facts()["windows_a_step"] == 8
+    # what is watched is as many windows, fewer at once
+    seen: list[int] = []
+    looked = context.policy.batch
+    monkeypatch.setattr(context.policy, "batch", lambda samples: seen.append(len(samples)) or looked(samples))
+    gap = part.watch(1)[0]["distillation_gap"]
+    assert seen == [16] * 4 and gap == pytest.approx(few.watch(1)[0]["distillation_gap"], rel=0.5)
+
+
 def test_a_step_taken_again_gives_the_same_penalty(context: Context) -> None:
     method = Distillation()
     method.prepare(context)

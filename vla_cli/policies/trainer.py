@@ -40,7 +40,7 @@ class Hooks(Protocol):
     """What retention methods do in the loop; `retention.composition.Composition` is one."""
 
     def draw(self, number: int) -> dict[str, Samples]:
-        """The groups of step `number`'s batch; the first is the demonstrations."""
+        """The groups of draw `number`: a step's batch, or a micro-batch of it; the first is the demonstrations."""
         ...
 
     def weigh(self, losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -75,6 +75,8 @@ class Settings:
     seed: int
     checkpoint_every: int
     early_stopping: int = 0
+    parts: int = 1
+    """Micro-batches a step; the gradient is the mean of theirs."""
 
 
 def learning_rate(step: int, settings: Settings) -> float:
@@ -203,8 +205,7 @@ class Trainer:
         Raises:
             InputError: the loss or its gradient stopped being finite.
         """
-        groups = hooks.draw(step)
-        samples = next(iter(groups.values()))
+        parts = self._drawn(step, hooks)
         rate = learning_rate(step, self.settings)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
@@ -214,27 +215,34 @@ class Trainer:
         def closure() -> None:
             # the same noise each time: a method that asks twice compares weights, not draws
             generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + step)
-            losses = self._losses(groups, generator)
-            plain = torch.cat(list(losses.values())).mean()
-            penalties = hooks.penalties(step, samples, plain.item())
-            loss = torch.cat(list(hooks.weigh(losses).values())).mean()
-            loss = loss + sum(penalty.scaled for penalty in penalties.values())
-            _check_finite("loss", loss.item(), step)
             self.optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            seen: dict[str, list[torch.Tensor]] = {}
+            for number, groups in parts.items():
+                losses = self._losses(groups, generator)
+                plain = torch.cat(list(losses.values())).mean()
+                penalties = hooks.penalties(number, _demonstrations(groups), plain.item())
+                loss = torch.cat(list(hooks.weigh(losses).values())).mean()
+                loss = loss + sum(penalty.scaled for penalty in penalties.values())
+                _check_finite("loss", loss.item(), step)
+                (loss / len(parts)).backward()
+                _note(seen, loss, losses, penalties)
             if "loss" not in row:
-                row.update({"loss": loss.item(), "learning_rate": rate})
-                row.update({f"loss_{name}": values.mean().item() for name, values in losses.items()})
-                for name, penalty in penalties.items():
-                    row.update({f"{name}_raw": penalty.raw.item(), f"{name}_scaled": penalty.scaled.item()})
+                means = {name: torch.cat(values).mean().item() for name, values in seen.items()}
+                row.update({"loss": means.pop("loss"), "learning_rate": rate, **means})
 
         closure()
-        hooks.wrap_gradient(step, samples, self.parameters, closure)
+        first, samples = min(parts), join([_demonstrations(groups) for groups in parts.values()])
+        hooks.wrap_gradient(first, samples, self.parameters, closure)
         row["grad_norm"] = float(nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.clip))
         # else the next step's loss would tell, and after the last step nobody
         _check_finite("gradient", row["grad_norm"], step)
         self.optimiser.step()
         return row
+
+    def _drawn(self, step: int, hooks: Hooks) -> dict[int, dict[str, Samples]]:
+        """The windows of a step in as many parts as are computed one after the other, by the number of their draw."""
+        first = step * self.settings.parts
+        return {number: hooks.draw(number) for number in range(first, first + self.settings.parts)}
 
     def _losses(self, groups: dict[str, Samples], generator: torch.Generator) -> dict[str, torch.Tensor]:
         """Loss of each window by group; groups with one image shape share a forward pass."""
@@ -282,6 +290,24 @@ class Trainer:
         return done, ended
 
 
+def _demonstrations(groups: dict[str, Samples]) -> Samples:
+    return next(iter(groups.values()))
+
+
+def _note(
+    seen: dict[str, list[torch.Tensor]],
+    loss: torch.Tensor,
+    losses: Mapping[str, torch.Tensor],
+    penalties: Mapping[str, Any],
+) -> None:
+    """Put a part's figures beside those of a step's other parts."""
+    found = {"loss": loss, **{f"loss_{name}": values for name, values in losses.items()}}
+    for name, penalty in penalties.items():
+        found |= {f"{name}_raw": penalty.raw, f"{name}_scaled": penalty.scaled}
+    for name, values in found.items():
+        seen.setdefault(name, []).append(values.detach().reshape(-1))
+
+
 def _check_finite(what: str, value: float, step: int) -> None:
     """Refuse to go on with a loss, or with a gradient's norm, that is no number.
 
@@ -303,9 +329,19 @@ def _metadata(path: Path) -> dict[str, str]:
         return file.metadata()
 
 
-def held_out_loss(policy: FlowPolicy, samples: Samples, *, draws: int, seed: int) -> float:
-    """Mean flow-matching loss on fixed windows with fixed noise."""
+def held_out_loss(policy: FlowPolicy, samples: Samples, *, draws: int, seed: int, at_once: int = 0) -> float:
+    """Mean flow-matching loss on fixed windows with fixed noise.
+
+    Args:
+        policy: whose.
+        samples: the windows.
+        draws: of noise, a window.
+        seed: of the noise.
+        at_once: windows that are computed at once; 0 for all. Other noise is drawn for another number.
+    """
     generator = torch.Generator().manual_seed(seed)
     policy.model.eval()
+    parts = samples.parts(at_once or len(samples))
     with torch.no_grad():
-        return policy.losses(policy.batch(samples), draws=draws, generator=generator).mean().item()
+        each = [policy.losses(policy.batch(part), draws=draws, generator=generator) for part in parts]
+    return torch.cat(each).mean().item()

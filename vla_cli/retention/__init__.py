@@ -151,7 +151,8 @@ class Context:
         alternatives: what else could be asked in the demonstrated scenes; may be empty.
         seed: of the run.
         steps: optimiser steps of the run.
-        batch_size: windows a step.
+        batch_size: windows that are computed at once: a step's batch, or a micro-batch of it.
+        parts: micro-batches a step.
         cache: directory for what costs time and depends on base and replay alone; None keeps nothing.
     """
 
@@ -164,7 +165,12 @@ class Context:
     seed: int = 0
     steps: int = 1
     batch_size: int = 1
+    parts: int = 1
     cache: Path | None = None
+
+    def of_a_part(self, windows: int) -> int:
+        """How many of so many windows a step fall to each of its micro-batches; at least one."""
+        return max(1, round(windows / self.parts))
 
     def need_replay(self, method: str) -> Windows:
         """The base-domain windows.

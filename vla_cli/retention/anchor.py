@@ -46,6 +46,7 @@ class Anchor(Method):
     def __init__(self, **options: Any) -> None:
         self.options = read_options("anchor", AnchorOptions, options)
         self._trained: set[str] = set()
+        self._parts, self._windows = 1, int(self.options.windows)
 
     def prepare(self, context: Context) -> None:
         """Load the frozen base.
@@ -62,10 +63,11 @@ class Anchor(Method):
                 hint="leave 'anchor' out of the recipe's retention",
             )
         self._policy, self._base = context.policy, context.frozen()
+        self._parts, self._windows = context.parts, context.of_a_part(int(self.options.windows))
 
     def penalty(self, step: Step) -> Penalty:
         """Distance of the hidden states on the first windows of the batch."""
-        s, n = step.demonstrations, int(self.options.windows)
+        s, n = step.demonstrations, self._windows
         batch = self._policy.collate(s.images[:n], s.state[:n], s.instructions[:n])
         with torch.no_grad():
             wanted, _ = self._base.hidden_states(batch)
@@ -78,6 +80,6 @@ class Anchor(Method):
         """What was held."""
         return {
             "weight": self.options.weight,
-            "windows_a_step": int(self.options.windows),
+            "windows_a_step": self._parts * self._windows,
             "modalities": sorted(self._trained),
         }

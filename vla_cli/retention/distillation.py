@@ -70,6 +70,7 @@ class Distillation(Method):
     def __init__(self, **options: Any) -> None:
         self.options = read_options("distillation", DistillationOptions, options)
         self._gap: float | None = None
+        self._parts, self._windows = 1, int(self.options.windows)
 
     def needs(self) -> tuple[str, ...]:
         """Other instructions for the demonstrated scenes."""
@@ -93,17 +94,20 @@ class Distillation(Method):
             method="distillation",
         )
         self._policy, self._base, self._seed = context.policy, context.frozen(), context.seed
+        self._parts, self._windows = context.parts, context.of_a_part(int(self.options.windows))
 
     def penalty(self, step: Step) -> Penalty:
         """The difference from the base on windows of its own."""
-        raw = self._difference(step.rng, step.generator, int(self.options.windows))
+        raw = self._difference(step.rng, step.generator, self._windows)
         return Penalty(raw, self.options.weight * raw)
 
     def watch(self, done: int) -> tuple[dict[str, float], list[str]]:
         """The same difference on the same windows and noise each time."""
         rng, generator = np.random.default_rng(self._seed), torch.Generator().manual_seed(self._seed)
+        counts = [WATCHED // self._parts] * self._parts if self._parts <= WATCHED else [1] * WATCHED
         with torch.no_grad():
-            self._gap = self._difference(rng, generator, WATCHED).item()
+            gaps = [self._difference(rng, generator, count) for count in counts]
+        self._gap = torch.stack(gaps).mean().item()
         return {"distillation_gap": self._gap}, []
 
     def facts(self) -> dict[str, Any]:
@@ -111,7 +115,7 @@ class Distillation(Method):
         o = self.options
         return {
             "weight": o.weight,
-            "windows_a_step": int(o.windows),
+            "windows_a_step": self._parts * self._windows,
             "path": o.path,
             "instructions": len(self._others.alternatives),
             "windows_holding": int(self._others.holding.sum()),

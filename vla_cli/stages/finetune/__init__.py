@@ -68,7 +68,8 @@ def run(config: FinetuneConfig, progress: Progress = SILENT) -> dict[str, Any]:
 
 
 def _fitting_into_memory(recipe: Recipe) -> AbstractContextManager[None]:
-    return within_memory("Fine-tuning", hint=f"a --batch-size below {recipe.batch_size}, {_SMALLER}")
+    fewer = f"a --micro-batch below {recipe.at_once}, which leaves the batch as it is, " if recipe.at_once > 1 else ""
+    return within_memory("Fine-tuning", hint=fewer + _SMALLER)
 
 
 def _summary(config: FinetuneConfig, document: dict[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def estimate_run(prepared: Plan) -> dict[str, Any]:
         return {**memory(sizes, copies=copies), **no_time("no weight is trained")}
     kept = numbers_kept(methods.values(), trained=sizes.trained, outright=sizes.outright, held=sizes.held)
     kept += sizes.trained if recipe.early_stopping else 0
-    own = recipe.batch_size - sum(shares(methods, recipe.batch_size).values())
+    own = recipe.at_once - sum(shares(methods, recipe.at_once).values())
     took = time_of(
         lambda: _step(prepared, model),
         sizes,
@@ -47,8 +47,8 @@ def _step(prepared: Plan, model_config: Any) -> Callable[[int], object]:
     model = make_trainable(model, layout_of(recipe), train_heads=train_heads(prepared), seed=config.seed)
     policy = FlowPolicy(model, load_prompts(prepared.files, spec.tokenizer), spec, pick_device(config.device))
     windows = Windows(prepared.dataset.split("train"), spec.cameras, spec.chunk_size)
-    hooks = Composition({}, windows, recipe.batch_size, config.seed)
+    hooks = Composition({}, windows, recipe.at_once, config.seed)
     # no length that could make the loss infinite, which says nothing of the base's own weights
-    settings = replace(loop_settings(prepared, recipe.batch_size), learning_rate=1e-9)
+    settings = replace(loop_settings(prepared, recipe.at_once), learning_rate=1e-9)
     trainer = Trainer(policy, settings, config.out)  # a single step writes none of its files
     return lambda number: trainer.step(number, hooks)

@@ -104,7 +104,7 @@ def prepare(config: FinetuneConfig) -> Plan:
     # they change speed, or how often the run can be picked up again, not what comes out of it
     for key in ("checkpoint_every", "threads"):
         request.pop(key)
-    for key in ("early_stopping", "quantize"):  # as older versions wrote it
+    for key in ("early_stopping", "quantize", "micro_batch"):  # as older versions wrote it
         if request[key] is None:
             request.pop(key)
     check_resumable(config.out, request, resume=config.resume)
@@ -118,8 +118,8 @@ def prepare(config: FinetuneConfig) -> Plan:
         for name, there in given.items()
         if there and name not in used
     ]
-    shares(methods, recipe.batch_size)  # refused before any weight is loaded
-    warnings += [text for method in methods.values() for text in method.caveats(recipe.batch_size)]
+    shares(methods, recipe.at_once)  # refused before any weight is loaded
+    warnings += [text for method in methods.values() for text in method.caveats(recipe.at_once)]
     return Plan(
         config, recipe, dataset, files, spec, request, warnings, alternatives, methods, left_out, fed_otherwise, used
     )
@@ -199,11 +199,11 @@ def _base(files: BaseFiles) -> Base:
 
 
 def loop_settings(prepared: Plan, own: float) -> Settings:
-    """Of the training loop, where `own` windows of a batch are the demonstrations' on average."""
+    """Of the training loop, where `own` of the windows computed at once are the demonstrations' on average."""
     config, recipe = prepared.config, prepared.recipe
     return Settings(
         # the demonstrations are seen as often as without the windows that others fill: N / (1 - lambda) steps
-        steps=round(recipe.steps * recipe.batch_size / own) if recipe.compensate else recipe.steps,
+        steps=round(recipe.steps * recipe.at_once / own) if recipe.compensate else recipe.steps,
         learning_rate=recipe.learning_rate,
         noise_draws=recipe.noise_draws,
         warmup=recipe.warmup,
@@ -212,6 +212,7 @@ def loop_settings(prepared: Plan, own: float) -> Settings:
         seed=config.seed,
         checkpoint_every=config.checkpoint_every,
         early_stopping=recipe.early_stopping,
+        parts=recipe.parts,
     )
 
 

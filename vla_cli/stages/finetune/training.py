@@ -211,7 +211,7 @@ def _retention(
     config, recipe = prepared.config, prepared.recipe
     for name, why in prepared.left_out.items():
         record.skip(f"retention/{name}", why)
-    hooks = Composition(prepared.methods, demonstrations, recipe.batch_size, config.seed)
+    hooks = Composition(prepared.methods, demonstrations, recipe.at_once, config.seed)
     held_out = dataset.split("valid")
     hooks.prepare(
         Context(
@@ -223,7 +223,8 @@ def _retention(
             alternatives=prepared.alternatives,
             seed=config.seed,
             steps=recipe.steps,
-            batch_size=recipe.batch_size,
+            batch_size=recipe.at_once,
+            parts=recipe.parts,
             cache=_cache(),
         )
     )
@@ -246,4 +247,5 @@ def _held_out(prepared: Plan, dataset: Dataset, policy: FlowPolicy) -> Any:
         return None
     windows = Windows(valid, prepared.spec.cameras, prepared.spec.chunk_size)
     samples = windows.gather(windows.spread(HELD_OUT_WINDOWS))
-    return lambda: held_out_loss(policy, samples, draws=4, seed=prepared.config.seed)
+    at_once = recipe.at_once if (recipe := prepared.recipe).parts > 1 else 0
+    return lambda: held_out_loss(policy, samples, draws=4, seed=prepared.config.seed, at_once=at_once)
