@@ -14,6 +14,9 @@ adapt: always | when-needed                     when-needed: no weights where th
 retention: {method: {option: value}}            see vla_cli/retention
 optional: {method: [replay, alternatives]}      left out where that is not given, instead of refused
 guidance: {kind: ..., weight: number | auto}    the adapter's default at test time; see vla_cli/guidance
+large_base: {learning_rate, rank, windows_per_chunk, micro_batch}
+                                                instead, for a base far larger than the embedded one, for which all
+                                                other numbers are; see vla_cli/policies/dose.py
 """
 
 from __future__ import annotations
@@ -72,6 +75,7 @@ class Recipe:
         retention: method name to its options.
         optional: method name to what it needs ("replay", "alternatives"); it is left out, and named, without.
         guidance: "kind" and "weight" (a number or "auto") of the adapter's default guidance.
+        large_base: options of `LargeBase`.
     """
 
     name: str
@@ -99,10 +103,12 @@ class Recipe:
     retention: dict[str, dict[str, Any]] = field(default_factory=dict)
     optional: dict[str, list[str]] = field(default_factory=dict)
     guidance: dict[str, Any] = field(default_factory=dict)
+    large_base: dict[str, Any] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
         """As JSON values; what is newer only where it is on, so that what older versions began can be gone on with."""
         found = asdict(self)
+        del found["large_base"]  # what came of it is in the other keys
         if not self.early_stopping:
             del found["early_stopping"]
         if not self.is_quantized:
@@ -144,6 +150,23 @@ class Recipe:
         if way == "lora":
             return "lora", int(rank or self.rank)
         return ("frozen" if way == "none" else way), 0
+
+
+@dataclass(frozen=True)
+class LargeBase:
+    """What a recipe does otherwise for a base far larger than the embedded one; 0 for nothing. See `policies.dose`.
+
+    Attributes:
+        learning_rate: instead of the recipe's.
+        rank: instead of the recipe's.
+        windows_per_chunk: windows that are drawn for every length of a chunk in the demonstrations: sets the steps.
+        micro_batch: most windows that are computed at once.
+    """
+
+    learning_rate: float = from_0(0.0)
+    rank: int = between(0, 0, HIGHEST_RANK)
+    windows_per_chunk: float = from_0(0.0)
+    micro_batch: int = between(0, 0, MOST)
 
 
 def recipe_names() -> list[str]:
@@ -303,6 +326,7 @@ def _problems(document: dict[str, Any]) -> list[str]:
     ):
         found.append("optional is not a mapping of method to [replay, alternatives]")
     found += _guidance_problems(document.get("guidance", {}))
+    found += _large_base_problems(document.get("large_base", {}))
     if document.get("heads", "auto") not in ("full", "lora", "auto"):
         found.append(f"heads is {document['heads']!r}, not full, lora or auto")
     found += _number_problems({f.name: document[f.name] for f in known.values() if f.metadata and f.name in document})
@@ -317,6 +341,16 @@ def _number_problems(given: dict[str, Any]) -> list[str]:
     wrong = ill_typed(Recipe, given)
     sound = Recipe(name="", method="", **{key: value for key, value in given.items() if key not in wrong})
     return [f"{key} is {given[key]!r}, not {expected}" for key, expected in {**wrong, **beyond(sound)}.items()]
+
+
+def _large_base_problems(given: Any) -> list[str]:
+    known = [f.name for f in fields(LargeBase)]
+    if not isinstance(given, dict) or set(given) - set(known):
+        return [f"large_base is not a mapping of some of {', '.join(known)}"]
+    wrong = ill_typed(LargeBase, given)
+    sound = LargeBase(**{key: value for key, value in given.items() if key not in wrong})
+    found = {**wrong, **beyond(sound)}
+    return [f"large_base's {key} is {given[key]!r}, not {expected}" for key, expected in found.items()]
 
 
 def _guidance_problems(guidance: Any) -> list[str]:

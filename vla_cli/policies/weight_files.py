@@ -6,6 +6,7 @@ model.safetensors.index.json       "weight_map": parameter name to the file, bes
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -49,6 +50,15 @@ def check_weight_files(directory: Path, whose: str) -> None:
                 expected="the whole file",
                 hint=_HINT,
             ) from None
+
+
+def count_weights(directory: Path) -> int:
+    """How many numbers the weights in a directory are, by the heads of files that `check_weight_files` has seen."""
+    count = 0
+    for file in _named(directory, f"The weights in {directory}"):
+        with safe_open(file, framework="pt") as tensors:
+            count += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+    return count
 
 
 def _named(directory: Path, whose: str) -> list[Path]:

@@ -16,9 +16,11 @@ from vla_cli.language.alternatives import Alternative, document, load_alternativ
 from vla_cli.matching import Base, adapted_spec, replay_differs
 from vla_cli.policies.adaptation import layout_of
 from vla_cli.policies.checkpoint import BaseFiles, load_config, load_prompts, locate_base, locate_tokenizer
+from vla_cli.policies.dose import Data, dose_for
 from vla_cli.policies.flow import pick_device
 from vla_cli.policies.quantization import check_available
 from vla_cli.policies.trainer import Settings
+from vla_cli.policies.weight_files import count_weights
 from vla_cli.progress import Progress
 from vla_cli.provenance import RunRecord, describe_input
 from vla_cli.recipe import AUTO, Recipe, recipe_for
@@ -80,6 +82,8 @@ def prepare(config: FinetuneConfig) -> Plan:
     files = locate_base(config.base)
     warnings: list[str] = []
     base = _base(files)
+    recipe, dose = _dosed(config, recipe, files, Data(sum(len(d) for d in dataset.split("train")), base.chunk_size))
+    warnings += [dose] if dose else []
     Windows(dataset.split("train"), dataset.cameras, base.chunk_size)  # refused before any weight is loaded
     spec = adapted_spec(dataset, base, recipe, kind=_kind(recipe), tokenizer=config.tokenizer, warnings=warnings)
     spec = replace(spec, tokenizer_digest=digest_tokenizer(locate_tokenizer(files, spec.tokenizer)))
@@ -123,6 +127,12 @@ def prepare(config: FinetuneConfig) -> Plan:
     return Plan(
         config, recipe, dataset, files, spec, request, warnings, alternatives, methods, left_out, fed_otherwise, used
     )
+
+
+def _dosed(config: FinetuneConfig, recipe: Recipe, files: BaseFiles, data: Data) -> tuple[Recipe, str]:
+    options = ("steps", "learning_rate", "rank", "micro_batch")
+    given = [name for name in options if getattr(config, name) is not None]
+    return dose_for(recipe, parameters=count_weights(files.directory), data=data, given=given)
 
 
 def _check_held_out(config: FinetuneConfig, recipe: Recipe, dataset: Dataset) -> None:
