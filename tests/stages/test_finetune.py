@@ -236,7 +236,7 @@ def test_what_does_not_fit_into_memory_is_to_be_made_smaller(
     monkeypatch.setattr(estimate, "seconds_a_step", seconds_a_step)
     huge = config(dataset, base, tmp_path / "out", noise_draws=10**13)  # beyond any address space
     for call in (finetune.run, finetune.plan):
-        said = "memory", "--batch-size below 6", "--noise-draws"
+        said = "memory", "--micro-batch below 6", "--noise-draws"
         assert_refused(ConfigError, huge.out, lambda call=call: call(huge), *said)
 
 

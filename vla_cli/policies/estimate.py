@@ -1,9 +1,13 @@
 """What a fine-tuning will take: memory by counting, without any weight, and time by doing a few of its steps.
 
-Counted (everything on the meta device): weights, gradients, AdamW's moments, and what is kept beside them. Activations
-come on top. Steps are timed on the real batches with the real layout, optimiser and device, but on weights drawn at
-random, which take as long and need not be read; only of a model that is small, as every other one takes minutes, or
-the memory of an accelerator on which somebody else may be at work.
+Counted (everything on the meta device): weights, gradients, AdamW's moments, what is kept beside them, and the
+activations that a forward pass keeps for the backward pass, which are linear in the windows computed at once. Torch's
+fused attention, where a device has it, keeps less than is counted here; what retention methods compute of their own,
+and the working memory of single operations, come on top.
+
+Steps are timed on the real batches with the real layout, optimiser and device, but on weights drawn at random, which
+take as long and need not be read; only of a model that is small, as every other one takes minutes, or the memory of an
+accelerator on which somebody else may be at work.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import torch
 
 from vla_cli.policies.adaptation import Layout, count_parameters, make_trainable, trained_parameters
 from vla_cli.policies.flow import SMALL_MODEL
+from vla_cli.policies.flow_matching import Batch, FlowModel, flow_losses
 from vla_cli.policies.modalities import MODALITIES
 from vla_cli.policies.quantization import BYTES_A_WEIGHT, quantized_linears
 
@@ -78,27 +83,102 @@ def untrained(config: Any) -> Any:
     return PI0ForConditionalGeneration(config)
 
 
-def memory(sizes: Sizes, *, copies: int = 1, kept: int = 0) -> dict[str, int]:
+@dataclass(frozen=True)
+class Pass:
+    """A forward pass of training.
+
+    Attributes:
+        windows: at once.
+        draws: of noise, a window.
+        cameras: how many.
+        tokens: of the longest prompt, the pictures' included.
+    """
+
+    windows: int
+    draws: int
+    cameras: int
+    tokens: int
+
+
+def activation_bytes(config: Any, size: Pass, *, layout: Layout, train_heads: bool) -> int:
+    """Bytes that a forward pass keeps for the backward pass, weights apart.
+
+    Counted on the meta device, with one window and with two, as what a window adds is the same for all.
+
+    Args:
+        config: the base's configuration.
+        size: of the pass.
+        layout: as for `make_trainable`.
+        train_heads: as for `make_trainable`.
+    """
+    with torch.device("meta"):
+        model = untrained(config)
+        model = make_trainable(model, replace(layout, quantized=False), train_heads=train_heads, seed=0).train()
+    model.to("meta")  # transformers computes some buffers on the CPU whatever the device
+    one, two = (_kept_by_a_pass(model, replace(size, windows=count)) for count in (1, 2))
+    return one + (two - one) * (size.windows - 1)
+
+
+def _kept_by_a_pass(model: torch.nn.Module, size: Pass) -> int:
+    flow = FlowModel(model)
+    weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        # the tensor itself stays too: a storage that is freed could lend its number to the next one
+        kept[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        flow_losses(flow, _blank(flow.config, size), draws=size.draws, generator=torch.Generator())
+    return sum(t.untyped_storage().nbytes() for number, t in kept.items() if number not in weights)
+
+
+def _blank(config: Any, size: Pass) -> Batch:
+    """A batch on the meta device: shapes, and no values."""
+    edge = config.vlm_config.vision_config.image_size
+    actions = (size.windows, config.chunk_size, config.max_action_dim)
+    with torch.device("meta"):
+        return Batch(
+            input_ids=torch.zeros((size.windows, size.tokens), dtype=torch.long),
+            attention_mask=torch.ones((size.windows, size.tokens), dtype=torch.long),
+            pixel_values=torch.zeros((size.windows, size.cameras, 3, edge, edge)),
+            state=torch.zeros((size.windows, config.max_state_dim)),
+            actions=torch.zeros(actions),
+            mask=torch.ones(actions),
+        )
+
+
+def memory(sizes: Sizes, *, copies: int = 1, kept: int = 0, activations: int = 0) -> dict[str, Any]:
     """What training takes, in bytes of float32.
 
     Args:
         sizes: of the model.
         copies: 2 where the frozen base is kept beside the model that trains.
         kept: numbers that are kept beside both: of retention methods and early stopping.
+        activations: bytes that a forward pass keeps; see `activation_bytes`.
 
     Returns:
         "parameters" and "trained_parameters"; "weight_bytes" of the model that trains and of the base beside it;
-        "optimiser_bytes" of a gradient and AdamW's two moments of each trained parameter; "kept_bytes". Activations
-        come on top.
+        "optimiser_bytes" of a gradient and AdamW's two moments of each trained parameter; "kept_bytes";
+        "activation_bytes"; and "memory", all of it in words.
     """
     saved = sizes.quantized * (FLOAT32 - BYTES_A_WEIGHT)
-    return {
-        "parameters": sizes.total,
-        "trained_parameters": sizes.trained,
+    found = {
         "weight_bytes": FLOAT32 * (sizes.total + (copies - 1) * sizes.bare) - round(copies * saved),
         "optimiser_bytes": FLOAT32 * GRADIENT_AND_MOMENTS * sizes.trained,
         "kept_bytes": FLOAT32 * kept,
+        "activation_bytes": activations,
     }
+    names = ("weights", "gradients and moments", "kept for retention and early stopping", "activations")
+    parts = [f"{gigabytes(count)} {name}" for name, count in zip(names, found.values(), strict=True) if count]
+    said = f"{gigabytes(sum(found.values()))}: {', '.join(parts)}"
+    return {"parameters": sizes.total, "trained_parameters": sizes.trained, **found, "memory": said}
+
+
+def gigabytes(count: int) -> str:
+    """Bytes in words: "44.3 GB", "67 MB"."""
+    return f"{count / 1e9:.3g} GB" if count >= 1e9 else f"{max(1, round(count / 1e6))} MB"
 
 
 def time_of(

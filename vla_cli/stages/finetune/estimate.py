@@ -8,7 +8,7 @@ from typing import Any
 
 from vla_cli.policies.adaptation import layout_of, make_trainable
 from vla_cli.policies.checkpoint import load_config, load_prompts
-from vla_cli.policies.estimate import memory, no_time, sizes_of, time_of, untrained
+from vla_cli.policies.estimate import Pass, activation_bytes, memory, no_time, sizes_of, time_of, untrained
 from vla_cli.policies.flow import FlowPolicy, pick_device, set_threads
 from vla_cli.policies.trainer import Trainer
 from vla_cli.retention.composition import Composition, shares
@@ -28,6 +28,13 @@ def estimate_run(prepared: Plan) -> dict[str, Any]:
     kept = numbers_kept(methods.values(), trained=sizes.trained, outright=sizes.outright, held=sizes.held)
     kept += sizes.trained if recipe.early_stopping else 0
     own = recipe.at_once - sum(shares(methods, recipe.at_once).values())
+    passed = Pass(
+        windows=recipe.at_once,
+        draws=recipe.noise_draws,
+        cameras=len(prepared.spec.cameras),
+        tokens=_longest_prompt(prepared),
+    )
+    activations = activation_bytes(model, passed, layout=layout_of(recipe), train_heads=train_heads(prepared))
     took = time_of(
         lambda: _step(prepared, model),
         sizes,
@@ -35,7 +42,14 @@ def estimate_run(prepared: Plan) -> dict[str, Any]:
         beside=list(methods),
         certain=recipe.adapt == "always" or prepared.spec.statistics_from != "base",
     )
-    return {**memory(sizes, copies=copies, kept=kept), **took}
+    return {**memory(sizes, copies=copies, kept=kept, activations=activations), **took}
+
+
+def _longest_prompt(prepared: Plan) -> int:
+    """Tokens of the longest prompt of a batch, the pictures' included."""
+    shown = sorted({text for demo in prepared.dataset.split("train") for text in demo.instructions}) or [""]
+    ids, _ = load_prompts(prepared.files, prepared.spec.tokenizer)(shown, len(prepared.spec.cameras))
+    return ids.shape[1]
 
 
 def _step(prepared: Plan, model_config: Any) -> Callable[[int], object]:
