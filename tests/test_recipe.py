@@ -14,9 +14,10 @@ from vla_cli.errors import ConfigError
 from vla_cli.files import read_json
 from vla_cli.policies.adaptation import layout_of, make_trainable
 from vla_cli.policies.checkpoint import load_base
-from vla_cli.recipe import load_recipe, recipe_for, recipe_names
+from vla_cli.recipe import load_recipe, recipe_names
 from vla_cli.retention import RETENTION
 from vla_cli.stages import finetune
+from vla_cli.stages.finetune.options import recipe_for
 
 BASE = Path(__file__).resolve().parents[1] / "sample_data" / "base"
 

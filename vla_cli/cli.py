@@ -209,6 +209,13 @@ def finetune(
         typer.Option(help="nf4: hold the base in 4 bits while LoRA trains (QLoRA; extra: quantized); none [recipe's]."),
     ] = None,
     rank: Annotated[int | None, typer.Option(help="LoRA rank; alpha follows [recipe's].")] = None,
+    rank_energy: Annotated[
+        float | None,
+        typer.Option(
+            help="Each layer's rank: the smallest, up to --rank, that holds so large a share of the task's gradient; "
+            "0: all have --rank [recipe's]."
+        ),
+    ] = None,
     vision: Annotated[str | None, typer.Option(help="full, frozen, lora or lora:RANK [recipe's].")] = None,
     language: Annotated[str | None, typer.Option(help="full, frozen, lora or lora:RANK [recipe's].")] = None,
     action: Annotated[str | None, typer.Option(help="full, frozen, lora or lora:RANK [recipe's].")] = None,

@@ -199,6 +199,7 @@ class FinetuneConfig(StageConfig):
         early_stopping: steps without a lower held-out loss after which training ends; 0 for never.
         quantize: "nf4" holds the base's linear layers in 4 bits while LoRA trains (QLoRA), "none" does not.
         rank: LoRA rank.
+        rank_energy: share of the task gradient's energy that each layer's rank is to hold, up to `rank`; 0: all `rank`.
         vision, language, action: how one modality is adapted: full, frozen, lora or lora:RANK.
         calibrate: fit explicit transforms to the base's own domain first; see vla_cli/calibration.
         deployment_only: the policy will never meet the base's own domain: calibration and trained weights act on
@@ -225,6 +226,7 @@ class FinetuneConfig(StageConfig):
     early_stopping: int | None = None
     quantize: str | None = None
     rank: int | None = None
+    rank_energy: float | None = None
     vision: str | None = None
     language: str | None = None
     action: str | None = None

@@ -6,6 +6,7 @@ vision, language, action: full | frozen | lora | lora:RANK        one modality o
 steps, batch_size, learning_rate, noise_draws, warmup, weight_decay, clip
 micro_batch: windows                            of a batch that are computed at once; 0: all
 rank, alpha, heads: full | lora | auto          for LoRA; alpha is of `rank`, lora:RANK has alpha = RANK
+rank_energy: share                              0.9: a layer's rank holds 90% of the task gradient; 0: all have `rank`
 quantize: none | nf4                            nf4: the base's linear layers in 4 bits while LoRA trains (QLoRA)
 early_stopping: steps                           ends where the held-out loss has not fallen for so many; 0: never
 compensate: true | false                        N / (1 - lambda) steps where retention methods fill a share lambda
@@ -23,15 +24,15 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from vla_cli.configs import RECIPE_FILES, FinetuneConfig
+from vla_cli.configs import RECIPE_FILES
 from vla_cli.errors import ConfigError
 from vla_cli.field_types import ill_typed
 from vla_cli.guidance import KINDS, check_weight
-from vla_cli.limits import above_0, between, beyond, from_0, limited
+from vla_cli.limits import above_0, between, beyond, from_0, limited, share
 from vla_cli.yaml_files import read_options
 
 FOLDER = Path(__file__).parent / "recipes"
@@ -67,6 +68,8 @@ class Recipe:
         quantize: "nf4" holds what LoRA trains beside in 4 bits; "none". See policies.quantization.
         rank, alpha: LoRA's; the delta is alpha / rank * B A. A modality with a RANK of its own has alpha = RANK, so
             that its delta is B A; an alpha that is not the recipe's rank is refused beside one.
+        rank_energy: LoRA's ranks are read off the task's gradient, layer by layer: the smallest that holds this share
+            of its energy, and at most `rank`; 0 gives every layer `rank`. See policies.ranks.
         heads: how state and action projections are adapted with LoRA: "lora" (the output projection only), "full"
             (all of them trained outright), or "auto" (full when the robot is new to the base, else lora).
         compensate: more steps, N / (1 - lambda), where retention methods fill a share lambda of each batch.
@@ -96,6 +99,7 @@ class Recipe:
     quantize: str = limited(NONE, f"{NONE} or {NF4}", lambda quantize: quantize in (NONE, NF4))
     rank: int = between(8, 1, HIGHEST_RANK)
     alpha: float = above_0(8)
+    rank_energy: float = share(0.0)
     heads: str = "auto"
     compensate: bool = False
     calibrate: bool = False
@@ -113,6 +117,8 @@ class Recipe:
             del found["early_stopping"]
         if not self.is_quantized:
             del found["quantize"]
+        if not self.rank_energy:
+            del found["rank_energy"]
         if self.at_once == self.batch_size:
             del found["micro_batch"]
         return found
@@ -244,66 +250,6 @@ def _check_alpha(recipe: Recipe) -> None:
             expected="one rank for all that LoRA trains, or alpha equal to rank",
             hint="`rank` with that number and `lora` in the place of lora:RANK, or the same `rank` and `alpha`",
         )
-
-
-def recipe_for(config: FinetuneConfig) -> Recipe:
-    """The recipe that is asked for, with the options that are given in the place of its own.
-
-    Raises:
-        ConfigError: as for `load_recipe`; or an option is given that this recipe has no use for.
-    """
-    recipe = load_recipe(
-        config.recipe,
-        steps=config.steps,
-        batch_size=config.batch_size,
-        micro_batch=config.micro_batch,
-        learning_rate=config.learning_rate,
-        noise_draws=config.noise_draws,
-        early_stopping=config.early_stopping,
-        quantize=config.quantize,
-        vision=config.vision,
-        language=config.language,
-        action=config.action,
-        calibrate=config.calibrate,
-        rank=config.rank,
-        alpha=config.rank,
-    )
-    if config.deployment_only and not recipe.calibrate:
-        raise ConfigError(
-            f"--deployment-only is given, but recipe '{recipe.name}' does not calibrate: there is nothing to keep on",
-            hint="the same with --calibrate, or without --deployment-only",
-        )
-    if config.rank is not None and "lora" not in recipe.ways():
-        raise ConfigError(
-            f"--rank is given, but recipe '{recipe.name}' trains no modality by LoRA of the recipe's rank",
-            hint="--recipe lora, or --vision, --language or --action with lora:RANK",
-        )
-    if recipe.is_quantized and not any(way == "lora" for way, _ in recipe.modalities().values()):
-        raise ConfigError(
-            f"Recipe '{recipe.name}' is to hold the base in 4 bits, but trains nothing by LoRA: weights that are "
-            "trained outright cannot be held so",
-            expected="LoRA beside the 4-bit weights (QLoRA)",
-            hint="--recipe lora --quantize nf4, or the same without --quantize",
-        )
-    if config.quantize not in (None, NONE) and not recipe.trains:
-        raise ConfigError(
-            f"--quantize is given, but recipe '{recipe.name}' trains no weight: nothing is held in 4 bits",
-            hint="the same without --quantize, or a recipe that trains, such as --recipe lora",
-        )
-    if config.early_stopping and not recipe.trains:
-        raise ConfigError(
-            f"--early-stopping is given, but recipe '{recipe.name}' trains no weight: there is nothing to stop",
-            hint="the same without --early-stopping, or a recipe that trains, such as --recipe lora",
-        )
-    if config.replay_fraction is None:
-        return recipe
-    if "rehearsal" not in recipe.retention:
-        raise ConfigError(
-            f"--replay-fraction is given, but recipe '{recipe.name}' does not rehearse",
-            hint="--recipe steerable or rehearse",
-        )
-    rehearsal = {**recipe.retention["rehearsal"], "fraction": config.replay_fraction}
-    return replace(recipe, retention={**recipe.retention, "rehearsal": rehearsal})
 
 
 def _problems(document: dict[str, Any]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,14 @@ class Layout:
         full: modalities whose weights are trained outright.
         alpha: LoRA's delta is alpha / rank * B A, with `alpha` 0 standing for alpha = rank.
         quantized: whether the other linear layers are held in 4 bits meanwhile.
+        by_layer: full name of a linear layer to a LoRA rank of its own, with alpha in proportion.
     """
 
     ranks: dict[str, int]
     full: tuple[str, ...] = ()
     alpha: float = 0.0
     quantized: bool = False
+    by_layer: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def is_peft(self) -> bool:
@@ -76,7 +78,13 @@ def make_trainable(model: nn.Module, layout: Layout, *, train_heads: bool, seed:
     if layout.quantized:
         quantize(model, layout.full)
     return make_lora(
-        model, ranks=layout.ranks, alpha=layout.alpha, train_heads=train_heads, seed=seed, full=layout.full
+        model,
+        ranks=layout.ranks,
+        alpha=layout.alpha,
+        train_heads=train_heads,
+        seed=seed,
+        full=layout.full,
+        by_layer=layout.by_layer,
     )
 
 
@@ -102,6 +110,7 @@ def make_lora(
     train_heads: bool,
     seed: int,
     full: Sequence[str] = (),
+    by_layer: Mapping[str, int] | None = None,
 ) -> nn.Module:
     """Wrap a π0 model with LoRA on every linear of some modalities that influences an action.
 
@@ -112,6 +121,7 @@ def make_lora(
         train_heads: train the state and action projections outright (a robot that is new to the base).
         seed: of A's initial values.
         full: modalities trained outright beside the adapted ones.
+        by_layer: full name of a linear layer to a rank of its own; its alpha is as many times that as it would be.
     """
     with no_code_from_the_hub():
         from peft import LoraConfig, get_peft_model
@@ -125,14 +135,21 @@ def make_lora(
     saved = [*(module for m in full for module in FULL_MODULES[m]), *(HEADS if train_heads else ())]
     saved = list(dict.fromkeys(saved))  # the heads of an action expert that trains outright are part of it
     uneven = len(set(ranks.values())) > 1
+    strength = 1.0 if uneven else (alpha or first) / first
+    # peft matches a pattern at the end of a name, after ".": the outermost group keeps alternatives together
+    own_ranks = {f"({p})": ranks[m] for m, p in patterns.items()} if uneven else {}
+    own_alphas = {key: alpha or rank for key, rank in own_ranks.items()}
+    for name, rank in (by_layer or {}).items():
+        # the first that fits is taken: a layer before the modality it is of
+        own_ranks = {re.escape(name): rank, **own_ranks}
+        own_alphas = {re.escape(name): rank * strength, **own_alphas}
     config = LoraConfig(
         r=first,
         lora_alpha=alpha or first,  # type: ignore[arg-type]  # peft divides by the rank: a fraction is as good
         target_modules=pattern,
         exclude_modules=_excluding(model, pattern, targets),
-        # peft matches a pattern at the end of a name, after ".": the outermost group keeps alternatives together
-        rank_pattern={f"({p})": ranks[m] for m, p in patterns.items()} if uneven else {},
-        alpha_pattern={f"({p})": alpha or ranks[m] for m, p in patterns.items()} if uneven else {},
+        rank_pattern=own_ranks,
+        alpha_pattern=own_alphas,
         modules_to_save=saved or None,
         bias="none",
     )
@@ -208,6 +225,11 @@ class Deltas:
                 parameter.copy_(self.base[name])
             elif alpha != 1.0:
                 parameter.lerp_(self.base[name], 1.0 - alpha)
+
+
+def lora_layers(model: nn.Module) -> dict[str, Any]:
+    """Full name of each of the base's linear layers that LoRA is around to the module that peft made of it."""
+    return {name.removesuffix(".weight"): module for name, module in _lora_modules(model).items()}
 
 
 def lora_products(model: nn.Module) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """`vla finetune`: a dataset and a base policy become an adapter.
 
-preparation   options and all that they name but weights: what a run would refuse is refused here
+options       the recipe, with the command's options in the place of its own
+preparation   all that options name but weights: what a run would refuse is refused here
 estimate      the memory and time that a run would take, for `--dry-run`
 training      calibration, weights, retention, guidance: `adapter/`
 """

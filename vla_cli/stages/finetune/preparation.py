@@ -23,11 +23,12 @@ from vla_cli.policies.trainer import Settings
 from vla_cli.policies.weight_files import count_weights
 from vla_cli.progress import Progress
 from vla_cli.provenance import RunRecord, describe_input
-from vla_cli.recipe import AUTO, Recipe, recipe_for
+from vla_cli.recipe import AUTO, Recipe
 from vla_cli.replay import load_replay
 from vla_cli.retention import Method
 from vla_cli.retention.composition import shares
 from vla_cli.retention.selection import select_methods
+from vla_cli.stages.finetune.options import recipe_for
 from vla_cli.windows import Windows
 
 STAGE = "finetune"
@@ -108,7 +109,7 @@ def prepare(config: FinetuneConfig) -> Plan:
     # they change speed, or how often the run can be picked up again, not what comes out of it
     for key in ("checkpoint_every", "threads"):
         request.pop(key)
-    for key in ("early_stopping", "quantize", "micro_batch"):  # as older versions wrote it
+    for key in ("early_stopping", "quantize", "micro_batch", "rank_energy"):  # as older versions wrote it
         if request[key] is None:
             request.pop(key)
     check_resumable(config.out, request, resume=config.resume)

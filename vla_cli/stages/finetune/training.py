@@ -15,12 +15,13 @@ from vla_cli.calibration.deployment import fit_calibration
 from vla_cli.dataset import Dataset
 from vla_cli.files import write_text
 from vla_cli.matching import plain_guidance
-from vla_cli.policies.adaptation import count_parameters, layout_of, make_trainable, save_trained
+from vla_cli.policies.adaptation import Layout, count_parameters, layout_of, make_trainable, save_trained
 from vla_cli.policies.checkpoint import load_base
 from vla_cli.policies.default_guidance import measured_guidance
 from vla_cli.policies.flow import FlowPolicy, pick_device, set_threads
 from vla_cli.policies.need import weights_needed
 from vla_cli.policies.quantization import quantize
+from vla_cli.policies.ranks import gradient_ranks, measuring
 from vla_cli.policies.telemetry import WINDOWS as CHANGE_WINDOWS
 from vla_cli.policies.telemetry import measure_change
 from vla_cli.policies.trainer import Trainer, held_out_loss
@@ -86,7 +87,7 @@ def train(prepared: Plan, partial: Path, progress: Progress) -> RunRecord:
         return record
     dataset = _as_the_base_sees(prepared.dataset, calibration)
     demonstrations = Windows(dataset.split("train"), spec.cameras, spec.chunk_size)
-    policy = _trainable_policy(prepared)
+    policy = _trainable_policy(prepared, demonstrations, record, progress)
     frozen = lru_cache(maxsize=1)(lambda: _frozen_policy(prepared))
     hooks = _retention(prepared, dataset, policy, demonstrations, replay, record, frozen)
     _check_words(prepared, policy, hooks, record, progress)
@@ -136,11 +137,31 @@ def _seen_last(prepared: Plan, dataset: Dataset) -> Samples:
     return windows.gather(windows.spread(CHANGE_WINDOWS))
 
 
-def _trainable_policy(prepared: Plan) -> FlowPolicy:
-    recipe = prepared.recipe
+def _trainable_policy(prepared: Plan, demonstrations: Windows, record: RunRecord, progress: Progress) -> FlowPolicy:
+    """The base with what the recipe trains, LoRA's ranks as the demonstrations call for where that is asked for."""
+    recipe, layout = prepared.recipe, layout_of(prepared.recipe)
+    if not recipe.rank_energy:
+        return _laid_out(prepared, layout)
+    policy = _laid_out(prepared, measuring(layout))
+    ranks = gradient_ranks(
+        policy,
+        demonstrations,
+        layout,
+        energy=recipe.rank_energy,
+        draws=recipe.noise_draws,
+        at_once=recipe.at_once,
+        seed=prepared.config.seed,
+    )
+    record.facts["ranks"] = ranks.document()
+    progress.note(ranks.words)
+    del policy  # a second model would be too much for some machines
+    return _laid_out(prepared, replace(layout, by_layer=ranks.found))
+
+
+def _laid_out(prepared: Plan, layout: Layout) -> FlowPolicy:
     model, prompts, _ = load_base(prepared.config.base, tokenizer=prepared.spec.tokenizer)
     set_threads(model, prepared.config.threads)
-    model = make_trainable(model, layout_of(recipe), train_heads=train_heads(prepared), seed=prepared.config.seed)
+    model = make_trainable(model, layout, train_heads=train_heads(prepared), seed=prepared.config.seed)
     return FlowPolicy(model, prompts, prepared.spec, pick_device(prepared.config.device))
 
 
