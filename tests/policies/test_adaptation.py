@@ -282,7 +282,8 @@ def test_the_estimate_of_the_full_size_model_needs_no_weights_and_counts_right(b
     assert told["parameters"] == real.pop("total") and told["trained_parameters"] == sum(real.values())
     # a frozen base beside it has the bare model's weights
     beside = memory(sizes, copies=2, kept=5)
-    assert beside == {**told, "weight_bytes": told["weight_bytes"] + 4 * bare, "kept_bytes": 20}
+    more = {"weight_bytes": told["weight_bytes"] + 4 * bare, "kept_bytes": 20, "memory": beside["memory"]}
+    assert beside == {**told, **more} and "for retention" in beside["memory"] != told["memory"]
 
 
 def test_a_lora_of_the_lectures_size_counts_as_the_lecture_does() -> None:
