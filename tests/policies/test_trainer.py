@@ -153,8 +153,8 @@ def test_early_stopping_that_never_ends_the_training_still_keeps_the_best_step(t
     assert [step for step in range(1, 101) if stopping.is_due(step)] == [25, 50, 75, 100]
 
 
-WINDOWS = [[1.0, 2.0], [3.0, 5.0], [4.0, 7.0]]
-"""What the windows of each draw hold; the last draw is no part of a first step of two."""
+WINDOWS = [[1.0, 2.0], [3.0, 5.0], [4.0, 7.0], [6.0, 8.0]]
+"""What the windows of each draw hold, of two steps in two parts."""
 
 
 def of_value(values: list[float]) -> Samples:
@@ -189,7 +189,7 @@ def test_a_step_in_parts_takes_the_mean_of_their_gradients(tmp_path: Path, again
     def wrap_gradient(number: int, samples: Samples, parameters: Any, closure: Callable[[], None]) -> None:
         if again:
             closure()
-        assert number == 0 and samples.state[:, 0].tolist() == [1.0, 2.0, 3.0, 5.0]
+        assert samples.state[:, 0].tolist() == [*WINDOWS[number], *WINDOWS[number + 1]]
         seen.append(float(model.weight.grad))  # type: ignore[arg-type]
 
     hooks: Any = SimpleNamespace(
@@ -199,10 +199,14 @@ def test_a_step_in_parts_takes_the_mean_of_their_gradients(tmp_path: Path, again
         wrap_gradient=wrap_gradient,
         watch=lambda done: ({}, []),
     )
-    row = Trainer(policy, replace(SETTINGS, parts=2, clip=1e9), tmp_path).run(hooks, SILENT)[0]
+    trainer = Trainer(policy, replace(SETTINGS, parts=2, clip=1e9), tmp_path)
+    row = trainer.run(hooks, SILENT)[0]
     slopes = [2 * 1.5 * 2 + 0, 2 * 4.0 * 2 + 10]  # flow loss and penalty of each part
     assert seen == [pytest.approx(sum(slopes) / 2)]
     assert asked[:2] == [(0, pytest.approx(1.5 * 4)), (1, pytest.approx(4.0 * 4))]
     assert row["loss_demonstrations"] == pytest.approx(4 * (1 + 2 + 3 + 5) / 4)
     assert (row["pull_raw"], row["pull_scaled"]) == (1.0, 10.0)
     assert row["loss"] == pytest.approx(row["loss_demonstrations"] + row["pull_scaled"])
+    asked.clear()
+    trainer.step(1, hooks)  # no window is drawn again because a step has parts
+    assert [number for number, _ in asked[:2]] == [2, 3]

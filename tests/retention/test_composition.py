@@ -97,13 +97,15 @@ def test_what_takes_the_gradient_anew_undoes_nothing_whatever_the_recipes_order(
     assert SAM.takes_gradient_anew and not Projection.takes_gradient_anew
 
 
+@pytest.mark.parametrize("micro_batch", [0, 2])
 def test_compensation_shows_the_demonstrations_as_often_as_without_replay(
-    base: Path, dataset: Path, replay: Path, tmp_path: Path
+    base: Path, dataset: Path, replay: Path, tmp_path: Path, micro_batch: int
 ) -> None:
     recipe = {
         "method": "lora",
         "rank": 2,
         "steps": 3,
+        "micro_batch": micro_batch,
         "batch_size": 4,
         "noise_draws": 1,
         "compensate": True,
