@@ -56,6 +56,12 @@ def test_what_an_option_says_stays() -> None:
     assert words.startswith("The base has 3,500 million parameters") and "at a learning rate of 0.002" in words
 
 
+def test_a_rank_is_for_what_has_the_recipes() -> None:
+    for name in ("naive", "delock"):  # trained outright, and by LoRA of ranks of its own
+        recipe = replace(load_recipe(name), large_base={"rank": 16})
+        assert dosed(recipe) == (recipe, "")
+
+
 def test_alpha_keeps_its_ratio_and_a_micro_batch_divides() -> None:
     found, _ = dosed(replace(load_recipe("lora"), rank=8, alpha=16, batch_size=30))
     assert (found.rank, found.alpha) == (16, 32)
