@@ -183,7 +183,9 @@ def test_what_cannot_work_is_refused_with_the_next_step(context: Context) -> Non
             Distillation(**options)
 
 
-def test_a_fine_tuning_distils_and_says_so(dataset: Path, base: Path, tmp_path: Path) -> None:
+def test_a_fine_tuning_distils_and_says_so(
+    dataset: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = tmp_path / "distil.yaml"
     recipe.write_text("method: lora\nretention: {distillation: {windows: 4}}\n")
     config = FinetuneConfig(
@@ -195,3 +197,10 @@ def test_a_fine_tuning_distils_and_says_so(dataset: Path, base: Path, tmp_path: 
     facts = done["facts"]["retention"]["distillation"]
     assert facts["mean_penalty"] == done["facts"]["last_step"]["distillation_gap"] > 0
     assert 0 < facts["windows_holding"] < facts["windows"]
+    counts: list[int] = []
+    drawn = Counterfactuals.draw
+    monkeypatch.setattr(
+        Counterfactuals, "draw", lambda self, rng, count: counts.append(count) or drawn(self, rng, count)
+    )
+    finetune.run(replace(config, alternatives=OTHERS, out=tmp_path / "parts", steps=1, micro_batch=4))
+    assert counts[:2] == [2, 2], "a step's windows, in two parts"
