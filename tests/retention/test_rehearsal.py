@@ -102,7 +102,7 @@ def test_a_share_that_the_batch_is_too_small_for_is_said(fraction: float, batch:
 
 
 def test_a_batch_in_which_nothing_would_be_rehearsed_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"a batch of 1 has no window.*--batch-size"):
+    with pytest.raises(ConfigError, match=r"a batch of 1 has no window.*--batch-size 32 or --micro-batch 2"):
         Rehearsal(fraction=0.4).share(1)
 
 

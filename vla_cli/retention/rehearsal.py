@@ -96,8 +96,8 @@ class Rehearsal(Method):
         if batch_size < 2:
             raise ConfigError(
                 f"The recipe rehearses, but a batch of {batch_size} has no window for it beside the demonstrations'",
-                expected="a batch of at least 2 windows",
-                hint="--batch-size 32, or a recipe without 'rehearsal'",
+                expected="a batch, and a micro-batch, of at least 2 windows",
+                hint="--batch-size 32 or --micro-batch 2, or a recipe without 'rehearsal'",
             )
         # 0.07 * 100 is 7.000000000000001 in floating point, and is meant to be 7
         count = min(round(self.options.fraction * batch_size, 9), batch_size - 1)

@@ -268,5 +268,6 @@ def _held_out(prepared: Plan, dataset: Dataset, policy: FlowPolicy) -> Any:
         return None
     windows = Windows(valid, prepared.spec.cameras, prepared.spec.chunk_size)
     samples = windows.gather(windows.spread(HELD_OUT_WINDOWS))
-    at_once = recipe.at_once if (recipe := prepared.recipe).parts > 1 else 0
+    recipe = prepared.recipe
+    at_once = recipe.at_once if recipe.parts > 1 else 0
     return lambda: held_out_loss(policy, samples, draws=4, seed=prepared.config.seed, at_once=at_once)
