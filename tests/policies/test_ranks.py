@@ -28,6 +28,12 @@ from vla_cli.windows import Windows
 HIGHEST, ENERGY = 12, 0.9
 
 
+@pytest.fixture
+def fewer_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as tell what is tested here."""
+    monkeypatch.setattr("vla_cli.policies.ranks.MEASURED_WINDOWS", 48)
+
+
 def policy_of(base: Path, layout: Layout) -> FlowPolicy:
     model, prompts, _ = load_base(str(base))
     return FlowPolicy(make_trainable(model, layout, train_heads=False, seed=0), prompts, load_spec(base), "cpu")
@@ -59,6 +65,7 @@ def test_what_is_found_is_the_gradients_own(base: Path, dataset: Path) -> None:
     assert np.corrcoef(list(found.found.values()), list(capped.values()))[0, 1] > 0.9
 
 
+@pytest.mark.usefixtures("fewer_windows")
 def test_more_energy_takes_more_ranks_and_no_weight_has_moved(base: Path, dataset: Path) -> None:
     layout = Layout({"action": 8})
     policy = policy_of(base, measuring(layout))
@@ -88,6 +95,7 @@ def test_a_layers_rank_and_strength_are_its_own(base: Path) -> None:
         assert {layer.scaling["default"] for layer in layers.values()} == {strength}
 
 
+@pytest.mark.usefixtures("fewer_windows")
 def test_a_run_reads_its_ranks_saves_them_and_resumes_to_the_byte(dataset: Path, base: Path, tmp_path: Path) -> None:
     config = FinetuneConfig(
         dataset=dataset, base=str(base), out=tmp_path / "whole", recipe="lora", steps=4, batch_size=6, rank_energy=0.8
