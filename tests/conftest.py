@@ -55,11 +55,13 @@ def base_read_once() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def steps_are_not_timed() -> Iterator[None]:
-    """A dry run does three training steps; the tests of everything else that a plan says need not wait for them."""
-    estimate = sys.modules.get("vla_cli.policies.estimate")
+    """A dry run does three training steps and counts two; tests of everything else in a plan need not wait for them."""
+    estimate, stage = (sys.modules.get(f"vla_cli.{name}.estimate") for name in ("policies", "stages.finetune"))
     with pytest.MonkeyPatch.context() as patch:
         if estimate is not None:
             patch.setattr(estimate, "seconds_a_step", lambda prepare: 0.25)
+        if stage is not None:
+            patch.setattr(stage, "activation_bytes", lambda config, size, **_: size.windows * 10**6)
         yield
 
 

@@ -114,6 +114,7 @@ def test_the_loss_goes_down(dataset: Path, base: Path, tmp_path: Path) -> None:
 
 def test_a_dry_run_writes_nothing(dataset: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimate, "seconds_a_step", seconds_a_step)
+    monkeypatch.setattr("vla_cli.stages.finetune.estimate.activation_bytes", estimate.activation_bytes)
     monkeypatch.chdir(tmp_path)
     begun = time.perf_counter()
     plan = finetune.plan(config(dataset, base, tmp_path / "out", recipe="delock"))
@@ -121,6 +122,7 @@ def test_a_dry_run_writes_nothing(dataset: Path, base: Path, tmp_path: Path, mon
     assert plan["train_episodes"] == 18 and plan["recipe"]["steps"] == 5
     told = plan["estimate"]
     assert told["optimiser_bytes"] == 12 * told["trained_parameters"] > 0
+    assert told["activation_bytes"] > 10**7 and "MB activations" in told["memory"]
     assert 0 < told["seconds_a_step"] < took and told["seconds"] == 5 * told["seconds_a_step"]
     assert "for 5 steps" in told["time"] and told["time"].endswith("without what l2 do in a step")
     assert list(tmp_path.iterdir()) == []
