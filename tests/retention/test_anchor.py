@@ -28,6 +28,14 @@ def context(base: Path, dataset: Path, layout: Layout) -> Context:
     return Context(FlowPolicy(model, policy.prompts, policy.spec, "cpu"), lambda: frozen, windows, None, None)
 
 
+def disturb(model: torch.nn.Module) -> None:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05 * torch.randn_like(parameter))
+
+
 def step(samples: object) -> Step:
     return Step(0, np.random.default_rng(0), torch.Generator().manual_seed(0), samples)  # type: ignore[arg-type]
 
@@ -42,11 +50,7 @@ def test_the_penalty_is_exactly_zero_at_the_start_and_pulls_only_on_trained_weig
     known.policy.model.train()
     samples = known.demonstrations.gather(range(12))
     assert method.penalty(step(samples)).raw.item() == 0.0
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in known.policy.model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.05 * torch.randn_like(parameter))
+    disturb(known.policy.model)
     penalty = method.penalty(step(samples))
     assert penalty.scaled.item() == pytest.approx(0.1 * penalty.raw.item()) and penalty.raw.item() > 0
     penalty.scaled.backward()
@@ -60,11 +64,7 @@ def test_a_micro_batch_has_its_part_of_the_windows(base: Path, dataset: Path) ->
     part, few = Anchor(windows=8), Anchor(windows=2)
     part.prepare(replace(known, parts=4))
     few.prepare(known)
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in known.policy.model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.05 * torch.randn_like(parameter))
+    disturb(known.policy.model)
     samples = known.demonstrations.gather(range(8))
     raw = part.penalty(step(samples)).raw
     assert torch.equal(raw, few.penalty(step(samples)).raw) and raw > 0
@@ -75,11 +75,7 @@ def test_padding_of_shorter_instructions_counts_for_nothing(base: Path, dataset:
     known = context(base, dataset, Layout({"language": 4}))
     method = Anchor()
     method.prepare(known)
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in known.policy.model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.05 * torch.randn_like(parameter))
+    disturb(known.policy.model)
     one = known.demonstrations.gather([0])
     one.instructions = ["pick up the red block"]
     other = known.demonstrations.gather([20])

@@ -139,10 +139,10 @@ def make_lora(
     # peft matches a pattern at the end of a name, after ".": the outermost group keeps alternatives together
     own_ranks = {f"({p})": ranks[m] for m, p in patterns.items()} if uneven else {}
     own_alphas = {key: alpha or rank for key, rank in own_ranks.items()}
-    for name, rank in (by_layer or {}).items():
-        # the first that fits is taken: a layer before the modality it is of
-        own_ranks = {re.escape(name): rank, **own_ranks}
-        own_alphas = {re.escape(name): rank * strength, **own_alphas}
+    # the first that fits is taken: a layer before the modality it is of
+    layers = {re.escape(name): rank for name, rank in (by_layer or {}).items()}
+    own_ranks = {**layers, **own_ranks}
+    own_alphas = {**{key: rank * strength for key, rank in layers.items()}, **own_alphas}
     config = LoraConfig(
         r=first,
         lora_alpha=alpha or first,  # type: ignore[arg-type]  # peft divides by the rank: a fraction is as good

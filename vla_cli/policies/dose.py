@@ -65,9 +65,6 @@ def dose_for(recipe: Recipe, *, parameters: int, data: Data, given: Collection[s
     if "rank" in changed:
         changed["alpha"] = recipe.alpha * changed["rank"] / recipe.rank
     found = replace(recipe, **changed)
-    if large.micro_batch and "micro_batch" not in given:
-        at_once = max(d for d in divisors(found.batch_size) if d <= large.micro_batch)
-        found = replace(found, micro_batch=at_once)
     return found, _words(recipe, found, parameters, data)
 
 
@@ -81,6 +78,8 @@ def _wanted(recipe: Recipe, large: LargeBase, data: Data) -> dict[str, float]:
         steps = round(large.windows_per_chunk * data.frames / data.chunk / recipe.batch_size)
         wanted["steps"] = min(max(steps, FEWEST_STEPS), MOST_STEPS)
         wanted["warmup"] = max(recipe.warmup, wanted["steps"] // WARMUP)
+    if large.micro_batch:
+        wanted["micro_batch"] = max(d for d in divisors(recipe.batch_size) if d <= large.micro_batch)
     return wanted
 
 
