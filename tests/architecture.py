@@ -63,6 +63,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "recorder",
         "replay",
         "report",
+        "router",
         "source_files",
         "splits",
         "stats",
