@@ -45,7 +45,9 @@ _TOKENIZER_FILES = (
 )
 SCHEMA_VERSION = 1
 
-Kind = Literal["base", "lora", "full", "frozen"]
+Kind = Literal["base", "lora", "full", "frozen", "routed"]
+FLOW, TASK_ADAPTERS = "flow", "task-adapters"
+"""The families in `policies.POLICIES`."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ class PolicySpec:
 
     Attributes:
         family: key of `policies.POLICIES`.
-        kind: "base", "lora" (a peft adapter), "full" (all weights) or "frozen" (the base's own weights, calibrated).
+        kind: "base", "lora" (a peft adapter), "full" (all weights), "frozen" (the base's own weights, calibrated) or
+            "routed" (several adapters, each for its own task; see `router`).
         cameras: camera names, in the order the policy expects.
         image_size: edge in pixels that images are resized to.
         state_names, action_names: one name a dimension, in order; raw units as recorded.

@@ -9,6 +9,8 @@ report/           the steerability report, when given
 README.md         the model card
 digests.json      SHA-256 of every file of the bundle but itself
 run.json
+
+Several adapters, each for its own task, have such a bundle each in adapters/NAME/, beside a router.json.
 """
 
 from __future__ import annotations
@@ -59,7 +61,8 @@ class Outcome:
 
 def write_digests(bundle: Path) -> dict[str, str]:
     """Write `digests.json` over every file of a bundle, and return it."""
-    files = sorted(p for p in bundle.rglob("*") if p.is_file() and p.name not in (DIGESTS, "request.json"))
+    own = (bundle / DIGESTS, bundle / "request.json")
+    files = sorted(p for p in bundle.rglob("*") if p.is_file() and p not in own)
     digests = {file.relative_to(bundle).as_posix(): digest_file(file) for file in files}
     write_json(bundle / DIGESTS, digests)
     return digests

@@ -307,6 +307,12 @@ def export_adapter(
     base: Annotated[str | None, typer.Option(help="Base policy [the one the adapter names].")] = None,
     report: Annotated[Path | None, typer.Option(help="A report on this adapter, to travel with it.")] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Also write the merged model in the base's layout.")] = False,
+    beside: Annotated[
+        list[Path] | None, typer.Option(help="Another adapter of the same base, each for its own task; again for more.")
+    ] = None,
+    elsewhere: Annotated[
+        str | None, typer.Option(help="Instructions that are for no adapter: base or refuse [base with --beside].")
+    ] = None,
     seed: Seed = 0,
     json_: Json = False,
     dry_run: DryRun = False,

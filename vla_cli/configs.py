@@ -289,12 +289,17 @@ class ExportConfig(StageConfig):
         base: the base policy; None takes the one the adapter names.
         report: a directory written by eval-steer, to travel with the bundle.
         merge: also write the merged model in the base's own layout.
+        beside: more adapters of the same base: each acts on its own task alone.
+        elsewhere: what is done with instructions that are for no adapter: "base" or "refuse". None is "base" beside
+            other adapters; an adapter alone is asked everything then.
     """
 
     adapter: Path
     base: str | None = None
     report: Path | None = None
     merge: bool = False
+    beside: tuple[Path, ...] = ()
+    elsewhere: str | None = None
 
 
 def parse_indices(text: str, size: int, option: str) -> list[int]:

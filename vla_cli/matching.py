@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vla_cli.adapter import BaseReference, Kind, PolicySpec
+from vla_cli.adapter import FLOW, BaseReference, Kind, PolicySpec
 from vla_cli.dataset import Dataset, Demonstration
 from vla_cli.errors import ConfigError, InputError
 from vla_cli.guidance import PLAIN_KIND, negatives_of
@@ -77,7 +77,7 @@ def adapted_spec(
             "one chunk covers another length of time than the base learned."
         )
     return PolicySpec(
-        family="flow",
+        family=FLOW,
         kind=kind,
         cameras=dataset.cameras,
         image_size=own.image_size if own else base.image_size,

@@ -4,6 +4,9 @@ Nothing above this layer names a model class. A family offers `load(base, ...)` 
 `vla_cli.policies.flow.FlowPolicy`: `collate`, `losses`, `act`.
 """
 
+from vla_cli.adapter import FLOW, TASK_ADAPTERS
 from vla_cli.lookup import Table
 
-POLICIES = Table("policy family", {"flow": "vla_cli.policies.flow:load"})
+POLICIES = Table(
+    "policy family", {FLOW: "vla_cli.policies.flow:load", TASK_ADAPTERS: "vla_cli.policies.task_adapters:load"}
+)

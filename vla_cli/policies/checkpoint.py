@@ -269,8 +269,8 @@ def _with_weights(directory: Path, config: Any, whose: str) -> Any:
     return model
 
 
-def attach(model: nn.Module, adapter: Path, spec: PolicySpec) -> nn.Module:
-    """Put an adapter directory onto a freshly loaded base.
+def attach(model: nn.Module, adapter: Path, spec: PolicySpec, *, name: str = "default") -> nn.Module:
+    """Put an adapter directory onto a freshly loaded base, or beside another one that was put there.
 
     Every tensor of the file must arrive unchanged, and at least one must differ from "no adaptation": peft only warns
     when it drops keys (π0's renames are applied twice to some), and a robot would then run the bare base.
@@ -289,18 +289,23 @@ def attach(model: nn.Module, adapter: Path, spec: PolicySpec) -> nn.Module:
     try:
         saved = load_file(adapter / ADAPTER_WEIGHTS)
         # peft would choose the accelerator for the adapter's tensors, whatever the model is on
-        wrapped = PeftModel.from_pretrained(model, str(adapter), is_trainable=False, torch_device="cpu")
+        how: Any = {"adapter_name": name, "is_trainable": False, "torch_device": "cpu"}
+        if isinstance(model, PeftModel):
+            model.load_adapter(str(adapter), **how)
+            wrapped = model
+        else:
+            wrapped = PeftModel.from_pretrained(model, str(adapter), **how)
     except Exception as error:  # peft raises many kinds for damaged files
         raise InputError(
             f"The adapter {adapter} cannot be loaded ({type(error).__name__}: {words(error)})",
             expected=f"{ADAPTER_CONFIG} and {ADAPTER_WEIGHTS} written by finetune",
             hint="vla finetune again with --overwrite",
         ) from None
-    verify_loaded(wrapped, saved, adapter)
+    verify_loaded(wrapped, saved, adapter, name=name)
     return wrapped
 
 
-def verify_loaded(wrapped: Any, saved: dict[str, Tensor], adapter: Path) -> None:
+def verify_loaded(wrapped: Any, saved: dict[str, Tensor], adapter: Path, *, name: str = "default") -> None:
     """Check that every saved adapter tensor is in the model bit for bit, and that together they change something.
 
     Raises:
@@ -308,7 +313,7 @@ def verify_loaded(wrapped: Any, saved: dict[str, Tensor], adapter: Path) -> None
     """
     from peft import get_peft_model_state_dict
 
-    loaded = get_peft_model_state_dict(wrapped)
+    loaded = get_peft_model_state_dict(wrapped, adapter_name=name)
     dropped = [key for key, value in saved.items() if key not in loaded or not torch.equal(loaded[key].cpu(), value)]
     if dropped or set(loaded) != set(saved):
         stray = sorted(set(loaded) - set(saved))

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vla_cli.adapter import PolicySpec, check_base, check_tokenizer, has_spec, load_spec
+from vla_cli.adapter import FLOW, PolicySpec, check_base, check_tokenizer, has_spec, load_spec
 from vla_cli.calibration import Calibration
-from vla_cli.errors import ConfigError, words
+from vla_cli.errors import ConfigError, InputError, words
 from vla_cli.guidance import Guidance
 from vla_cli.policies.adaptation import Deltas
 from vla_cli.policies.checkpoint import attach, load_base, locate_base, locate_tokenizer
@@ -343,6 +343,20 @@ def pick_device(wish: str) -> str:
     return wish
 
 
+def _check_family(spec: PolicySpec, adapter: Path) -> None:
+    """Refuse what is no single policy.
+
+    Raises:
+        InputError: it holds several adapters.
+    """
+    if spec.family != FLOW:
+        raise InputError(
+            f"{adapter} holds several adapters ('{spec.family}'), each for its own task",
+            expected="one adapter",
+            hint="vla_cli.policies.task_adapters.load, or one of the folders in its adapters/",
+        )
+
+
 def load(
     base: str | Path, adapter: str | Path | None = None, *, device: str = "auto", spec: PolicySpec | None = None
 ) -> FlowPolicy:
@@ -361,6 +375,7 @@ def load(
     base, adapter = str(base), Path(adapter) if adapter is not None else None
     if adapter is not None:
         spec = load_spec(adapter)
+        _check_family(spec, adapter)
     elif spec is None:
         spec = load_spec(locate_base(base).directory)
     model, prompts, files = load_base(base, tokenizer=spec.tokenizer)

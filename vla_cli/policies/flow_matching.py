@@ -102,6 +102,19 @@ class FlowModel:
             output_hidden_states=hidden_states,
         )
 
+    def reading(self, ids: Tensor) -> Tensor:
+        """What the language model makes of words [1, L] without a picture: the mean of their last states [D]."""
+        vlm = self._core().model.vlm
+        output = vlm(
+            inputs_embeds=vlm.get_input_embeddings()(ids),
+            attention_mask=torch.ones_like(ids),
+            token_type_ids=torch.zeros_like(ids),
+            use_cache=False,
+            output_hidden_states=True,
+        )
+        # the last that the action expert reads: what is behind the last layer is never used
+        return output.hidden_states[-2][0].mean(0)
+
     def velocity(self, cache: Any, batch: Batch, noisy: Tensor, timestep: Tensor) -> Tensor:
         """Predicted velocity [N, T, A_max] at `noisy` [N, T, A_max] and `timestep` [N]; the cache is left as it was."""
         times = noisy.shape[0] // batch.state.shape[0]

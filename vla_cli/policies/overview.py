@@ -18,6 +18,8 @@ from vla_cli.outline import in_bytes
 from vla_cli.overview import check_small, record_facts
 from vla_cli.report import REPORT_FILE, load_report, table, transposed
 from vla_cli.report.verdict import answers_to_words, open_loop_comparisons, verdicts
+from vla_cli.router import ADAPTERS, BASE, load_router
+from vla_cli.router import FILE_NAME as ROUTER_FILE
 
 LARGEST_CHECKED = 2**30
 """Bytes of a bundle above which its digests are not computed: that is for the robot's side, not for a look."""
@@ -52,11 +54,32 @@ def tell_bundle(directory: Path, found: Findings) -> None:
         InputError: a file of it is damaged.
     """
     tell_policy(directory, found)
+    if (directory / ROUTER_FILE).is_file():
+        _tell_router(directory, found)
     found.counts["files"], fault = bundle_state(directory)
     if fault:
         found.warn(fault)
     if (directory / REPORT / REPORT_FILE).is_file():
         found.contents["report"] = _report(directory / REPORT, found)
+
+
+def _tell_router(directory: Path, found: Findings) -> None:
+    """Which adapter is asked for what."""
+    check_small(directory / ROUTER_FILE)
+    router = load_router(directory)
+    found.contents["router"] = router.document()
+    found.counts["adapters"] = len(router.adapters)
+    rows = [
+        [name, few(known.instructions), len(known.phrasings), "none" if known.limit is None else round(known.limit, 3)]
+        for name, known in router.adapters.items()
+    ]
+    found.tell("adapters", ["adapter", "trained on", "other wordings", "limit"], rows)
+    done = (
+        f"left to the base, behind the calibration of {router.place} where that has one"
+        if router.elsewhere == BASE
+        else "refused"
+    )
+    found.tell("what is for none of them", ["it is"], [[done]])
 
 
 def tell_report(directory: Path, found: Findings) -> None:
@@ -130,7 +153,9 @@ def weight_facts(directory: Path) -> list[dict[str, Any]]:
     Raises:
         InputError: a header is damaged.
     """
-    return [_weights(file) for file in sorted(directory.glob("*.safetensors"))[:_MOST_WEIGHT_FILES]]
+    # those of several adapters lie in folders of their own
+    files = [*sorted(directory.glob("*.safetensors")), *sorted(directory.glob(f"{ADAPTERS}/*/*.safetensors"))]
+    return [{**_weights(file), "file": str(file.relative_to(directory))} for file in files[:_MOST_WEIGHT_FILES]]
 
 
 def _weights(file: Path) -> dict[str, Any]:

@@ -1,40 +1,30 @@
-"""`vla export-adapter`: an adapter becomes a bundle for the robot, reloaded and compared before it is published."""
+"""The bundle of one adapter: its files, reloaded and compared before they are published."""
 
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from vla_cli.adapter import FILE_NAME as SPEC_FILE
-from vla_cli.adapter import (
-    MERGED,
-    TOKENIZER,
-    TOKENIZER_HERE,
-    PolicySpec,
-    check_base,
-    load_adapter_spec,
-    save_spec,
-    tokenizer_files,
-)
+from vla_cli.adapter import MERGED, TOKENIZER, TOKENIZER_HERE, PolicySpec, save_spec, tokenizer_files
 from vla_cli.bundle import PEFT_FILES, REPORT, Outcome, write_card, write_digests
 from vla_cli.calibration import FILE_NAME as DOMAIN_FILE
 from vla_cli.calibration import FOLDER as CALIBRATION
 from vla_cli.configs import ExportConfig
 from vla_cli.errors import InputError
-from vla_cli.files import building, check_output, check_resumable, digest, is_complete, read_json, write_json
+from vla_cli.files import read_json, write_json
 from vla_cli.policies.adaptation import save_merged
-from vla_cli.policies.checkpoint import BaseFiles, locate_base, locate_tokenizer
+from vla_cli.policies.checkpoint import BaseFiles, locate_tokenizer
 from vla_cli.policies.flow import FlowPolicy, load
-from vla_cli.progress import SILENT, Progress
+from vla_cli.progress import Progress
 from vla_cli.provenance import FILE_NAME as RUN_FILE
-from vla_cli.provenance import RunRecord, describe_input, not_an_artefact, written_by
-from vla_cli.report import Report, load_report
+from vla_cli.provenance import RunRecord
+from vla_cli.stages.export.preparation import STAGE, Prepared
+from vla_cli.suites import Actor
 
-STAGE = "export-adapter"
 PROBES = 16
 PROCESSOR = "processor_config.json"
 EVALUATION = "evaluation.json"
@@ -44,119 +34,15 @@ LARGEST_DIFFERENCE = 1e-3
 """Of an action's standard deviation: float32 rounding of a merge stays far below, a lost key far above."""
 
 
-def plan(config: ExportConfig) -> dict[str, Any]:
-    """What a run would do, as JSON values (`--dry-run`)."""
-    spec = _prepare(config).spec
-    merged = config.merge or spec.kind == "full"
-    pictures = [CALIBRATION] if (config.adapter / CALIBRATION).is_dir() else []
-    words = [TOKENIZER] if spec.tokenizer else []
-    parts = [*(PEFT_FILES if spec.kind == "lora" else ()), SPEC_FILE, *words, *pictures, *([MERGED] if merged else [])]
-    return {
-        "stage": STAGE,
-        "dry_run": True,
-        "out": str(config.out),
-        "kind": spec.kind,
-        "calibration": spec.calibration.get("parts", []),
-        "parts": parts,
-    }
-
-
-def run(config: ExportConfig, progress: Progress = SILENT) -> dict[str, Any]:
-    """Write `bundle/`.
+def write_bundle(config: ExportConfig, prepared: Prepared, partial: Path, progress: Progress) -> None:
+    """Write the files of one adapter's bundle into `partial`, all but what lies there already of other bundles.
 
     Raises:
-        ConfigError: an output in the way.
-        InputError: adapter, base or report that cannot be used, or a bundle that does not act as its adapter.
+        InputError: the adapter cannot be used, or what is written does not act as it does.
     """
-    prepared = _prepare(config)
-    spec, request = prepared.spec, prepared.request
-    if not is_complete(config.out, request, resume=config.resume):
-        with building(config.out, request, overwrite=config.overwrite, resume=config.resume) as partial:
-            _write(config, prepared, partial, progress)
-    document = read_json(config.out / RUN_FILE)
-    for name, difference in document["facts"]["max_abs_action_difference"].items():
-        progress.note(f"{name} reloaded: maximum absolute action difference {difference:.3g}")
-    return {"stage": STAGE, "out": str(config.out), "kind": spec.kind, **document["facts"], **document["counts"]}
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """What is known before anything is loaded: all that a dry run can refuse.
-
-    Attributes:
-        spec: of the adapter.
-        base, files: of the adapter's base, as named and where it is.
-        report: to travel with the bundle.
-        request: what determines the bundle.
-    """
-
-    spec: PolicySpec
-    base: str
-    files: BaseFiles
-    report: Report | None
-    request: dict[str, Any]
-
-
-def _prepare(config: ExportConfig) -> _Prepared:
-    """Check the options, and read all that they name but weights."""
-    check_output(config.out, overwrite=config.overwrite, resume=config.resume, inputs=config.inputs())
-    if written_by(config.adapter) == STAGE:
-        raise not_an_artefact(config.adapter, SPEC_FILE, "finetune")
-    spec = load_adapter_spec(config.adapter)
-    _check_not_the_base_itself(spec, config)
-    base = config.base or (spec.base.name if spec.base else "")
-    files = locate_base(base)
-    check_base(spec, files.reference.digest, base)
-    report = _matching_report(config)
-    request = {
-        **config.request(),
-        "adapter": describe_input(config.adapter),
-        "base": files.reference.digest,
-        "report": describe_input(config.report) if config.report else None,
-    }
-    check_resumable(config.out, request, resume=config.resume)
-    return _Prepared(spec, base, files, report, request)
-
-
-def _check_not_the_base_itself(spec: PolicySpec, config: ExportConfig) -> None:
-    """Refuse an adapter that holds neither weights nor a transform.
-
-    Raises:
-        InputError: it is one.
-    """
-    if spec.kind == "frozen" and not spec.calibration.get("parts"):
-        raise InputError(
-            f"{config.adapter} changes nothing: it holds no weights and no calibration, so it is the base itself",
-            expected="trained weights, or at least one transform that was fitted",
-            hint=f"the base as it is, or vla finetune --recipe lora (see 'skipped' in {config.adapter / RUN_FILE})",
-        )
-
-
-def _matching_report(config: ExportConfig) -> Report | None:
-    if config.report is None:
-        return None
-    report, own = load_report(config.report), digest(config.adapter)
-    if own not in [policy.get("digest") for policy in report.policies]:
-        raise InputError(
-            f"The report {config.report} is about other policies ({', '.join(report.policy_names)}), not this adapter",
-            expected=f"a report that covers {own[:19]}...",
-            hint=f"vla eval-steer {config.adapter} --out {config.report} --overwrite",
-        )
-    return report
-
-
-def _write(
-    config: ExportConfig,
-    prepared: _Prepared,
-    partial: Path,
-    progress: Progress,
-) -> None:
     spec, base, files, report = prepared.spec, prepared.base, prepared.files, prepared.report
-    # a resumed export starts over: there is nothing slow to keep
-    for entry in [p for p in partial.iterdir() if p.name != "request.json"]:
-        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     policy = load(base, config.adapter, device="cpu")
-    expected = _probe(policy, spec)
+    expected = probe(policy, spec)
     outcome = Outcome()
     run_document = read_json(config.adapter / RUN_FILE)
     progress.start("exporting", 2)
@@ -165,7 +51,7 @@ def _write(
     save_spec(_with_tokenizer(spec, files, partial), partial)
     _copy_calibration(config.adapter, partial)
     if spec.kind != "full":
-        outcome.differences["adapter"] = _difference(load(base, partial, device="cpu"), spec, expected)
+        outcome.differences["adapter"] = difference_to(load(base, partial, device="cpu"), spec, expected)
     progress.advance()
     if config.merge or spec.kind == "full":
         _write_merged(policy, spec, files, partial / MERGED, outcome)
@@ -241,7 +127,7 @@ def _compare_merged(policy: FlowPolicy, expected: np.ndarray, merged: Path, outc
     # what is merged cannot be switched off in the base's own domain: there the two differ on purpose
     switched = spec.kind == "lora" and knows_both
     rows = slice(0, None, 2) if switched else slice(None)
-    outcome.differences[MERGED] = _difference(load(str(merged), device="cpu"), spec, expected, rows)
+    outcome.differences[MERGED] = difference_to(load(str(merged), device="cpu"), spec, expected, rows)
     if switched:
         outcome.in_deployment.append(MERGED)
         outcome.warnings.append(
@@ -284,7 +170,7 @@ def _rewrite_statistics(path: Path, spec: PolicySpec) -> None:
     write_json(path, document)
 
 
-def _probe(policy: FlowPolicy, spec: PolicySpec) -> np.ndarray:
+def probe(policy: Actor, spec: PolicySpec) -> np.ndarray:
     """Normalised actions [PROBES, T, A] on fixed made-up observations: any change of the weights shows in them.
 
     Args:
@@ -314,13 +200,13 @@ def _probe_images(spec: PolicySpec, rng: np.random.Generator) -> np.ndarray:
     return images
 
 
-def _difference(reloaded: FlowPolicy, spec: PolicySpec, expected: np.ndarray, rows: slice = slice(None)) -> float:
+def difference_to(reloaded: Actor, spec: PolicySpec, expected: np.ndarray, rows: slice = slice(None)) -> float:
     """Maximum absolute difference of a reloaded policy's actions on some of the probes, in standard deviations.
 
     Raises:
         InputError: it is more than rounding.
     """
-    difference = float(np.abs(_probe(reloaded, spec) - expected)[rows].max())
+    difference = float(np.abs(probe(reloaded, spec) - expected)[rows].max())
     if not difference <= LARGEST_DIFFERENCE:
         raise InputError(
             f"The exported model acts differently from the adapter (by up to {difference:.3g} standard deviations)",
@@ -339,7 +225,7 @@ def _base_distance(base: str, spec: PolicySpec, adapted: np.ndarray) -> float:
         InputError: trained weights change nothing.
     """
     bare = load(base, device="cpu", spec=replace(spec, calibration={}))
-    distance = float(np.abs(_probe(bare, spec) - adapted).max())
+    distance = float(np.abs(probe(bare, spec) - adapted).max())
     if distance == 0.0 and spec.kind != "frozen":
         raise InputError("The adapter changes no action at all", hint="vla finetune with more --steps")
     return distance

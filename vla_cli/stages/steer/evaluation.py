@@ -16,6 +16,7 @@ from vla_cli.files import digest, read_json
 from vla_cli.policies import POLICIES
 from vla_cli.policies.checkpoint import locate_base
 from vla_cli.policies.flow import is_small, pick_device, set_threads
+from vla_cli.policies.task_adapters import TaskAdapters, routes_in_words
 from vla_cli.progress import Progress
 from vla_cli.provenance import FILE_NAME as RUN_FILE
 from vla_cli.provenance import RunRecord
@@ -80,6 +81,10 @@ def evaluate(
     shutil.rmtree(partial / _FINISHED)
     findings.warnings.extend(prepared.warnings)
     findings.warnings.extend(_adapters_warnings(config, specs))
+    for name, policy in policies.items():
+        if isinstance(policy, TaskAdapters):
+            asked = [rollout.instruction for rollout in findings.rollouts if rollout.policy == name]
+            findings.warnings.append(f"{name}: {routes_in_words(policy, asked)}.")
     report = _report(config, world, specs, request, findings)
     save_report(partial, report, findings.rollouts, render_html(report, findings.films))
     record = RunRecord(STAGE, request, warnings=list(findings.warnings))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vla_cli.adapter import PolicySpec, check_base, load_adapter_spec
+from vla_cli.adapter import FLOW, PolicySpec, check_base, load_adapter_spec
 from vla_cli.bundle import DIGESTS, verify_digests
 from vla_cli.configs import SteerConfig
 from vla_cli.dataset import Dataset
@@ -19,6 +19,7 @@ from vla_cli.policies.checkpoint import locate_base
 from vla_cli.policies.flow import pick_device
 from vla_cli.provenance import describe_input
 from vla_cli.report import BASE, TRAINED, Condition
+from vla_cli.router import ADAPTERS
 from vla_cli.stages.steer.guiding import guidance_of
 from vla_cli.stages.steer.recordings import other_instructions, recorded_episodes
 from vla_cli.suites.closed_loop import asked_conditions, check_fits
@@ -65,6 +66,8 @@ def prepare(config: SteerConfig) -> Prepared:
     for spec in specs.values():
         check_base(spec, digest_of_base, base)
     world = _world(config, specs)
+    if world is None:
+        _check_single(config, specs)
     if world is not None:
         for name, spec in specs.items():
             check_fits(name, spec, world)
@@ -83,6 +86,21 @@ def prepare(config: SteerConfig) -> Prepared:
     dataset = recorded_episodes(config, specs) if world is None else None
     warnings = _mismatches(specs, _asked(config, world, conditions)) if world is not None else []
     return Prepared(specs, base, world, conditions, dataset, alternatives, request, warnings)
+
+
+def _check_single(config: SteerConfig, specs: Mapping[str, PolicySpec]) -> None:
+    """Refuse bundles of several adapters where no world is acted in.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    for path, spec in zip(config.adapters, specs.values(), strict=True):
+        if spec.family != FLOW:
+            raise ConfigError(
+                f"{path} holds several adapters, and the open-loop report compares one policy's answers to many words",
+                expected="a single adapter, or a world to act in",
+                hint=f"vla eval-steer with one of the folders in {path / ADAPTERS}, or with --world",
+            )
 
 
 def _conditions(config: SteerConfig, world: Any) -> list[str]:
