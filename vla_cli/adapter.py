@@ -1,6 +1,7 @@
 """The artefact `adapter/` and the facts that travel with every policy: `policy.json`.
 
     adapter_config.json, adapter_model.safetensors   what `PeftModel.from_pretrained` reads          (kind "lora")
+                                                     or what `policies.bottleneck` reads        (kind "bottleneck")
     model.safetensors, config.json, ...              a whole model in the base's own layout          (kind "full")
                                                      no weights at all                    (kind "frozen")
     calibration/                                     pictures of a calibration, when there is one
@@ -45,7 +46,7 @@ _TOKENIZER_FILES = (
 )
 SCHEMA_VERSION = 1
 
-Kind = Literal["base", "lora", "full", "frozen", "routed"]
+Kind = Literal["base", "lora", "bottleneck", "full", "frozen", "routed"]
 FLOW, TASK_ADAPTERS = "flow", "task-adapters"
 """The families in `policies.POLICIES`."""
 
@@ -71,8 +72,8 @@ class PolicySpec:
 
     Attributes:
         family: key of `policies.POLICIES`.
-        kind: "base", "lora" (a peft adapter), "full" (all weights), "frozen" (the base's own weights, calibrated) or
-            "routed" (several adapters, each for its own task; see `router`).
+        kind: "base", "lora" (a peft adapter), "bottleneck" (bottleneck adapters), "full" (all weights), "frozen" (the
+            base's own weights, calibrated) or "routed" (several adapters, each for its own task; see `router`).
         cameras: camera names, in the order the policy expects.
         image_size: edge in pixels that images are resized to.
         state_names, action_names: one name a dimension, in order; raw units as recorded.
@@ -133,6 +134,11 @@ class PolicySpec:
             if not plain[newer]:
                 del plain[newer]
         return {"schema_version": SCHEMA_VERSION, **plain}
+
+    @property
+    def is_beside_base(self) -> bool:
+        """Whether what was trained lies beside the base's weights, in two files of its own, and can be switched off."""
+        return self.kind in ("lora", "bottleneck")
 
     def merged(self) -> PolicySpec:
         """The same policy as a model of its own, tokenizer included, that can serve as a base in turn."""

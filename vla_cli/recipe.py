@@ -1,11 +1,13 @@
 """Recipes: small YAML files that say how to fine-tune. Anyone can read one, copy it and pass the copy to `--recipe`.
 
 summary: one line
-method: full | lora | none                      for all three modalities; none trains no weight at all
-vision, language, action: full | frozen | lora | lora:RANK        one modality otherwise than `method`
+method: full | lora | bottleneck | none         for all three modalities; none trains no weight at all
+vision, language, action: full | frozen | lora | lora:RANK | bottleneck | bottleneck:WIDTH
+                                                one modality otherwise than `method`; bottlenecks beside frozen alone
 steps, batch_size, learning_rate, noise_draws, warmup, weight_decay, clip
 micro_batch: windows                            of a batch that are computed at once; 0: all
-rank, alpha, heads: full | lora | auto          for LoRA; alpha is of `rank`, lora:RANK has alpha = RANK
+rank, alpha, heads: full | lora | auto          for LoRA; alpha is of `rank`, lora:RANK has alpha = RANK. Bottlenecks
+                                                have `rank` for a WIDTH, and heads that are full or the base's
 rank_energy: share                              0.9: a layer's rank holds 90% of the task gradient; 0: all have `rank`
 quantize: none | nf4                            nf4: the base's linear layers in 4 bits while LoRA trains (QLoRA)
 early_stopping: steps                           ends where the held-out loss has not fallen for so many; 0: never
@@ -40,9 +42,11 @@ MODALITY_KEYS = ("vision", "language", "action")
 AUTO = "auto"
 """A guidance weight that is measured after training."""
 NONE, NF4 = "none", "nf4"
+BOTTLENECK = "bottleneck"
+METHODS = ("full", "lora", BOTTLENECK, "none")
 HIGHEST_RANK, MOST = 9999, 10**13
 """Four digits, as in `lora:RANK`: more than any adapter needs; and more steps or windows than any machine takes."""
-_WAY = re.compile(r"full|frozen|lora(:[1-9]\d{0,3})?")
+_WAY = re.compile(r"full|frozen|(lora|bottleneck)(:[1-9]\d{0,3})?")
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,10 @@ class Recipe:
     Attributes:
         name: file stem.
         summary: one line for people.
-        method: "full" (all weights), "lora" or "none" (no weights: calibration and motion only).
-        vision, language, action: "full", "frozen", "lora", "lora:RANK", or "" for what `method` says.
+        method: "full" (all weights), "lora", "bottleneck" (see policies.bottleneck) or "none" (no weights: calibration
+            and motion only).
+        vision, language, action: "full", "frozen", "lora", "lora:RANK", "bottleneck", "bottleneck:WIDTH", or "" for
+            what `method` says.
         steps: optimiser steps.
         batch_size: windows a step, rehearsed ones included.
         micro_batch: of these, how many are computed at once, the others after them (gradient accumulation), which takes
@@ -67,11 +73,13 @@ class Recipe:
             step where it was lowest are kept; 0 trains to the end and keeps the last. See policies.early_stopping.
         quantize: "nf4" holds what LoRA trains beside in 4 bits; "none". See policies.quantization.
         rank, alpha: LoRA's; the delta is alpha / rank * B A. A modality with a RANK of its own has alpha = RANK, so
-            that its delta is B A; an alpha that is not the recipe's rank is refused beside one.
+            that its delta is B A; an alpha that is not the recipe's rank is refused beside one. `rank` is also the
+            width of bottlenecks without a WIDTH of their own.
         rank_energy: LoRA's ranks are read off the task's gradient, layer by layer: the smallest that holds this share
             of its energy, and at most `rank`; 0 gives every layer `rank`. See policies.ranks.
         heads: how state and action projections are adapted with LoRA: "lora" (the output projection only), "full"
-            (all of them trained outright), or "auto" (full when the robot is new to the base, else lora).
+            (all of them trained outright), or "auto" (full when the robot is new to the base, else lora). Beside
+            bottlenecks "lora" leaves them as they are.
         compensate: more steps, N / (1 - lambda), where retention methods fill a share lambda of each batch.
         calibrate: fit explicit transforms between the deployment and the base's own domain first.
         adapt: "always", or "when-needed": weights stay untouched where the calibrated base can do the task.
@@ -144,17 +152,22 @@ class Recipe:
         return any(way != "frozen" for way, _ in self.modalities().values())
 
     def modalities(self) -> dict[str, tuple[str, int]]:
-        """Modality to how it is adapted: ("full", 0), ("frozen", 0) or ("lora", rank)."""
+        """Modality to how it is adapted: ("full", 0), ("frozen", 0), ("lora", rank) or ("bottleneck", width)."""
         return {name: self._way(text) for name, text in zip(MODALITY_KEYS, self.ways(), strict=True)}
 
     def ways(self) -> list[str]:
-        """The same as it is written, in the order of `MODALITY_KEYS`: full, frozen, none, lora or lora:RANK."""
+        """The same as it is written, in the order of `MODALITY_KEYS`, and none for what `modalities` calls frozen."""
         return [getattr(self, name) or self.method for name in MODALITY_KEYS]
+
+    @property
+    def takes_rank(self) -> bool:
+        """Whether any modality has the recipe's own rank, or a bottleneck of that width."""
+        return bool({"lora", BOTTLENECK} & set(self.ways()))
 
     def _way(self, text: str) -> tuple[str, int]:
         way, _, rank = text.partition(":")
-        if way == "lora":
-            return "lora", int(rank or self.rank)
+        if way in ("lora", BOTTLENECK):
+            return way, int(rank or self.rank)
         return ("frozen" if way == "none" else way), 0
 
 
@@ -203,6 +216,7 @@ def load_recipe(name: str, **overrides: Any) -> Recipe:
             expected="a modality that is trained, or calibrate: true",
             hint="--action lora, or --calibrate",
         )
+    _check_bottlenecks(recipe)
     _check_alpha(recipe)
     _check_micro_batch(recipe)
     return recipe
@@ -232,6 +246,24 @@ def _check_micro_batch(recipe: Recipe) -> None:
         )
 
 
+def _check_bottlenecks(recipe: Recipe) -> None:
+    """Refuse bottlenecks beside weights of the base that move.
+
+    Raises:
+        ConfigError: another modality is trained otherwise.
+    """
+    ways = {name: way for name, (way, _) in recipe.modalities().items()}
+    others = [f"{name}: {way}" for name, way in ways.items() if way not in (BOTTLENECK, "frozen")]
+    if BOTTLENECK in ways.values() and others:
+        own = [name for name, way in ways.items() if way == BOTTLENECK]
+        raise ConfigError(
+            f"The recipe {recipe.name} has bottlenecks in {' and '.join(own)} beside {', '.join(others)}: an adapter "
+            "is of bottlenecks alone, or of LoRA and weights trained in full",
+            expected="every modality bottleneck (or bottleneck:WIDTH) or frozen, or none of them bottleneck",
+            hint=" ".join(f"--{other.partition(':')[0]} {BOTTLENECK}" for other in others) + ", or frozen",
+        )
+
+
 def _check_alpha(recipe: Recipe) -> None:
     """Refuse an alpha that a modality with a LoRA rank of its own would not follow.
 
@@ -255,12 +287,12 @@ def _check_alpha(recipe: Recipe) -> None:
 def _problems(document: dict[str, Any]) -> list[str]:
     known = {f.name: f for f in fields(Recipe) if f.name != "name"}
     found = [f"unknown key '{key}' (known: {', '.join(known)})" for key in document if key not in known]
-    if document.get("method") not in ("full", "lora", "none"):
-        found.append(f"method is {document.get('method')!r}, not full, lora or none")
+    if document.get("method") not in METHODS:
+        found.append(f"method is {document.get('method')!r}, not {', '.join(METHODS[:-1])} or {METHODS[-1]}")
     for key in MODALITY_KEYS:
         value = document.get(key, "")
         if value and not (isinstance(value, str) and _WAY.fullmatch(value)):
-            found.append(f"{key} is {value!r}, not full, frozen, lora or lora:RANK")
+            found.append(f"{key} is {value!r}, not full, frozen, lora, lora:RANK, bottleneck or bottleneck:WIDTH")
     if document.get("adapt", "always") not in ("always", "when-needed"):
         found.append(f"adapt is {document['adapt']!r}, not always or when-needed")
     for key in ("calibrate", "compensate"):

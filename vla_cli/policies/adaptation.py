@@ -1,4 +1,4 @@
-"""Making a π0 model trainable, in full or through peft, and saving the result as an adapter."""
+"""Making a π0 model trainable, in full, through peft or by bottlenecks, and saving the result as an adapter."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vla_cli.adapter import ADAPTER_CONFIG
+from vla_cli.adapter import ADAPTER_CONFIG, Kind
+from vla_cli.errors import ConfigError
 from vla_cli.files import write_json
+from vla_cli.policies.bottleneck import BottleneckModel, save_bottlenecks
 from vla_cli.policies.modalities import (
     FULL_MODULES,
     HEADS,
@@ -24,7 +26,7 @@ from vla_cli.policies.modalities import (
     modality_of,
 )
 from vla_cli.policies.quantization import no_code_from_the_hub, quantize, size_of, whole
-from vla_cli.recipe import Recipe
+from vla_cli.recipe import BOTTLENECK, Recipe
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Layout:
         alpha: LoRA's delta is alpha / rank * B A, with `alpha` 0 standing for alpha = rank.
         quantized: whether the other linear layers are held in 4 bits meanwhile.
         by_layer: full name of a linear layer to a LoRA rank of its own, with alpha in proportion.
+        widths: modality to the width of its bottlenecks, beside which there are neither ranks nor full modalities.
     """
 
     ranks: dict[str, int]
@@ -44,11 +47,19 @@ class Layout:
     alpha: float = 0.0
     quantized: bool = False
     by_layer: Mapping[str, int] = field(default_factory=dict)
+    widths: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def is_peft(self) -> bool:
-        """Whether the result is a peft adapter: everything but full training of all modalities."""
+        """Whether the result is a peft adapter: some modality is trained by LoRA."""
         return bool(self.ranks)
+
+    @property
+    def kind(self) -> Kind:
+        """Of the adapter that comes of it."""
+        if self.widths:
+            return BOTTLENECK
+        return "lora" if self.is_peft else "full"
 
 
 def layout_of(recipe: Recipe) -> Layout:
@@ -61,18 +72,22 @@ def layout_of(recipe: Recipe) -> Layout:
         # alpha belongs to the recipe's rank; a RANK of its own takes alpha = RANK (see recipe.py)
         alpha=recipe.alpha if set(ranks.values()) == {recipe.rank} else 0,
         quantized=recipe.is_quantized,
+        widths={name: width for name, (way, width) in ways.items() if way == BOTTLENECK},
     )
 
 
 def make_trainable(model: nn.Module, layout: Layout, *, train_heads: bool, seed: int) -> nn.Module:
-    """Let the weights of a layout train, in the bare model or under peft.
+    """Let the weights of a layout train, in the bare model, under peft or in bottlenecks.
 
     Args:
         model: the bare base model.
         layout: which modalities train, and how.
         train_heads: train the state and action projections outright (a robot that is new to the base).
-        seed: of LoRA's initial values.
+        seed: of LoRA's or the bottlenecks' initial values.
     """
+    if layout.widths:
+        assert not layout.is_peft and not layout.full, "bottlenecks are beside frozen modalities alone"
+        return BottleneckModel(model, widths=layout.widths, train_heads=train_heads, seed=seed)
     if not layout.is_peft:
         return make_full(model, layout.full, train_heads=train_heads)
     if layout.quantized:
@@ -178,22 +193,29 @@ _WRAPPINGS = re.compile(r"(\.base_layer|\.modules_to_save\.default)(?=\.)")
 
 
 def base_name(parameter: str) -> str:
-    """A parameter's name in the bare model, whatever peft wraps around it."""
+    """A parameter's name in the bare model, whatever peft or bottlenecks wrap around it."""
     return _WRAPPINGS.sub("", parameter.removeprefix("base_model.model."))
+
+
+def is_added(parameter: str) -> bool:
+    """Whether a parameter is none of the base's, but LoRA's or a bottleneck's, by its name."""
+    return ".lora_" in parameter or ".bottleneck." in parameter
 
 
 class Deltas:
     """How far the trained weights are from the base's, by the base's parameter names.
 
-    Made before training, when the trained weights still are the base's.
+    Made before training, when the trained weights still are the base's. Bottlenecks move none of those: they have no
+    delta, but are scaled with the rest.
 
     Args:
-        model: trainable, bare or under peft.
+        model: trainable, bare, under peft or with bottlenecks.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._lora = _lora_modules(model)
-        self._outright = {base_name(n): p for n, p in trained_parameters(model).items() if ".lora_" not in n}
+        self._bottlenecks = model.bottlenecks() if isinstance(model, BottleneckModel) else {}
+        self._outright = {base_name(n): p for n, p in trained_parameters(model).items() if not is_added(n)}
         self.base = {name: p.detach().clone() for name, p in self._outright.items()}
 
     def __call__(self, names: Collection[str] | None = None) -> dict[str, Tensor]:
@@ -203,8 +225,9 @@ class Deltas:
         return {**products, **outright}
 
     def ways(self) -> dict[str, str]:
-        """Name to how it trains: "lora" or "full"."""
-        return {**dict.fromkeys(self._lora, "lora"), **dict.fromkeys(self._outright, "full")}
+        """Name to how it trains: "lora", "full", or "bottleneck" for one behind the layer of that name."""
+        beside = {**dict.fromkeys(self._lora, "lora"), **dict.fromkeys(self._bottlenecks, BOTTLENECK)}
+        return {**beside, **dict.fromkeys(self._outright, "full")}
 
     @torch.no_grad()
     def base_norms(self) -> dict[str, float]:
@@ -214,11 +237,18 @@ class Deltas:
 
     @torch.no_grad()
     def scale(self, factors: Mapping[str, float]) -> None:
-        """theta = (1 - alpha) theta_pre + alpha theta, per modality: exact at 0 and at 1; others stay."""
+        """theta = (1 - alpha) theta_pre + alpha theta, per modality: exact at 0 and at 1; others stay.
+
+        Of a bottleneck, what it adds to its layer's answer is multiplied by alpha.
+        """
         for name, module in self._lora.items():
             alpha = factors.get(modality_of("." + name), 1.0)
             if alpha != 1.0:
                 module.lora_B["default"].weight.mul_(alpha)
+        for name, bottleneck in self._bottlenecks.items():
+            alpha = factors.get(modality_of("." + name), 1.0)
+            for parameter in bottleneck.up.parameters() if alpha != 1.0 else ():
+                parameter.mul_(alpha)
         for name, parameter in self._outright.items():
             alpha = factors.get(modality_of("." + name), 1.0)
             if alpha == 0.0:
@@ -267,7 +297,9 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
 
 
 def save_trained(model: Any, directory: Path, *, base_name: str) -> None:
-    """Save what was trained: peft's two files, or the whole model in the base's own layout."""
+    """Save what was trained: an adapter's two files, or the whole model in the base's own layout."""
+    if isinstance(model, BottleneckModel):
+        return save_bottlenecks(model, directory, base_name=base_name)
     model.save_pretrained(directory, safe_serialization=True)
     # peft's card is a template of blanks; export-adapter writes a real one
     (directory / "README.md").unlink(missing_ok=True)
@@ -279,7 +311,40 @@ def save_trained(model: Any, directory: Path, *, base_name: str) -> None:
         write_json(config, dict(sorted(document.items())))
 
 
+def adapter_state(model: Any, name: str = "default") -> dict[str, Tensor]:
+    """The tensors of an adapter, by their names in its file, as they are in a model; of peft's, the one of that name."""
+    if isinstance(model, BottleneckModel):
+        return model.adapter_state()
+    from peft import get_peft_model_state_dict
+
+    return get_peft_model_state_dict(model, adapter_name=name)
+
+
+def changes_something(model: Any, name: str = "default") -> bool:
+    """Whether an adapter could make a model act otherwise than the base: not if all it adds is 0."""
+    if isinstance(model, BottleneckModel):
+        return model.changes_something()
+    grown = [v for k, v in adapter_state(model, name).items() if "lora_B" in k or "lora_" not in k]
+    return any(bool(v.abs().max() > 0) for v in grown)
+
+
 def save_merged(model: Any, directory: Path) -> None:
-    """Save a model with its adapter folded into the weights, in the base's own layout."""
+    """Save a model with its adapter folded into the weights, in the base's own layout.
+
+    Raises:
+        ConfigError: it has bottlenecks, which cannot be folded.
+    """
+    if isinstance(model, BottleneckModel):
+        raise unmergeable("The model")
     merged = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
     merged.save_pretrained(directory, safe_serialization=True)
+
+
+def unmergeable(what: str) -> ConfigError:
+    """The error for folding bottlenecks into the base's weights."""
+    return ConfigError(
+        f"{what} holds bottleneck adapters, which cannot be merged: they are not linear, so that no weights of the "
+        "base's own shape act as they do",
+        expected="an adapter of LoRA, or weights trained in full",
+        hint="the same without --merge: vla-cli puts the adapter onto the base wherever it loads it",
+    )

@@ -19,14 +19,19 @@ from vla_cli.adapter import (
     PolicySpec,
     digest_weights,
     full_model,
+    has_spec,
+    load_spec,
     tokenizer_files,
 )
 from vla_cli.errors import InputError, words
+from vla_cli.policies.adaptation import adapter_state, changes_something
+from vla_cli.policies.bottleneck import load_bottlenecks
 from vla_cli.policies.modalities import is_unused
 from vla_cli.policies.prompts import Prompts
 from vla_cli.policies.quantization import no_code_from_the_hub
 from vla_cli.policies.weight_files import check_weight_files
 from vla_cli.provenance import ARTEFACTS, written_by
+from vla_cli.recipe import BOTTLENECK
 
 CONFIG = "config.json"
 _TEXTS = ("*.json", "*.model", "*.txt")
@@ -95,10 +100,14 @@ def _no_base(directory: Path) -> InputError:
     hint = _HINT
     if (directory / MERGED / CONFIG).is_file():
         hint = f"--base {directory / MERGED}"
-    elif writer in ("finetune", "export-adapter"):
+    elif writer in ("finetune", "export-adapter") and not _is_of_bottlenecks(directory):
         adapter = directory if writer == "finetune" else "ADAPTER"
         hint = f"vla export-adapter {adapter} --merge --out BUNDLE, then --base BUNDLE/merged"
     return InputError(f"The base {directory} {what}", expected=_EXPECTED, hint=hint)
+
+
+def _is_of_bottlenecks(directory: Path) -> bool:
+    return has_spec(directory) and load_spec(directory).kind == BOTTLENECK
 
 
 def load_config(directory: Path) -> Any:
@@ -274,6 +283,7 @@ def attach(model: nn.Module, adapter: Path, spec: PolicySpec, *, name: str = "de
 
     Every tensor of the file must arrive unchanged, and at least one must differ from "no adaptation": peft only warns
     when it drops keys (π0's renames are applied twice to some), and a robot would then run the bare base.
+    Bottlenecks have a loader of our own, and are held to the same.
 
     Raises:
         InputError: files are missing or damaged, keys were dropped, or the adapter does nothing.
@@ -282,19 +292,9 @@ def attach(model: nn.Module, adapter: Path, spec: PolicySpec, *, name: str = "de
         return model
     if spec.kind == "full":
         return _attach_full(model, adapter)
-    with no_code_from_the_hub():
-        from peft import PeftModel
-    from safetensors.torch import load_file
-
     try:
-        saved = load_file(adapter / ADAPTER_WEIGHTS)
-        # peft would choose the accelerator for the adapter's tensors, whatever the model is on
-        how: Any = {"adapter_name": name, "is_trainable": False, "torch_device": "cpu"}
-        if isinstance(model, PeftModel):
-            model.load_adapter(str(adapter), **how)
-            wrapped = model
-        else:
-            wrapped = PeftModel.from_pretrained(model, str(adapter), **how)
+        bottlenecks = spec.kind == BOTTLENECK
+        wrapped, saved = load_bottlenecks(model, adapter) if bottlenecks else _load_peft(model, adapter, name)
     except Exception as error:  # peft raises many kinds for damaged files
         raise InputError(
             f"The adapter {adapter} cannot be loaded ({type(error).__name__}: {words(error)})",
@@ -305,15 +305,28 @@ def attach(model: nn.Module, adapter: Path, spec: PolicySpec, *, name: str = "de
     return wrapped
 
 
+def _load_peft(model: Any, adapter: Path, name: str) -> tuple[nn.Module, dict[str, Tensor]]:
+    """A peft adapter on a base or beside others there, under a name, and the tensors of its file."""
+    with no_code_from_the_hub():
+        from peft import PeftModel
+    from safetensors.torch import load_file
+
+    saved = load_file(adapter / ADAPTER_WEIGHTS)
+    # peft would choose the accelerator for the adapter's tensors, whatever the model is on
+    how: Any = {"adapter_name": name, "is_trainable": False, "torch_device": "cpu"}
+    if isinstance(model, PeftModel):
+        model.load_adapter(str(adapter), **how)
+        return model, saved
+    return PeftModel.from_pretrained(model, str(adapter), **how), saved
+
+
 def verify_loaded(wrapped: Any, saved: dict[str, Tensor], adapter: Path, *, name: str = "default") -> None:
     """Check that every saved adapter tensor is in the model bit for bit, and that together they change something.
 
     Raises:
         InputError: a key was dropped or changed at load, or all deltas are zero.
     """
-    from peft import get_peft_model_state_dict
-
-    loaded = get_peft_model_state_dict(wrapped, adapter_name=name)
+    loaded = adapter_state(wrapped, name)
     dropped = [key for key, value in saved.items() if key not in loaded or not torch.equal(loaded[key].cpu(), value)]
     if dropped or set(loaded) != set(saved):
         stray = sorted(set(loaded) - set(saved))
@@ -323,8 +336,7 @@ def verify_loaded(wrapped: Any, saved: dict[str, Tensor], adapter: Path, *, name
             expected="every key of the file in the model, bit for bit",
             hint="vla finetune again with --overwrite",
         )
-    grown = [v for k, v in saved.items() if "lora_B" in k or "lora_" not in k]
-    if not any(bool(v.abs().max() > 0) for v in grown):
+    if not changes_something(wrapped, name):
         raise InputError(
             f"{adapter} changes nothing: every delta is zero",
             expected="a trained adapter",

@@ -6,7 +6,8 @@ recipe's `large_base` takes their place, where no option says otherwise:
 
     learning_rate        openpi's 2.5e-5 where weights are trained outright; 2.5e-4 where all is LoRA, which takes ten
                          times as much (LeRobot, docs "PEFT training": 1e-3 in place of SmolVLA's 1e-4)
-    rank                 16, openpi's for π0's VLM and LeRobot's own; alpha stays as many times the rank as it was
+    rank                 16, openpi's for π0's VLM and LeRobot's own; alpha stays as many times the rank as it was.
+                         It is the width of bottlenecks too, for which we know of nobody's at that size
     windows_per_chunk    steps = windows_per_chunk * (frames / chunk) / batch, from 1000 to 30,000
     micro_batch          windows at once, as π0 takes 24 to 40 GB at 8 of them (LeRobot)
 
@@ -72,7 +73,7 @@ def _wanted(recipe: Recipe, large: LargeBase, data: Data) -> dict[str, float]:
     wanted: dict[str, float] = {}
     if large.learning_rate:
         wanted["learning_rate"] = large.learning_rate
-    if large.rank and "lora" in recipe.ways():
+    if large.rank and recipe.takes_rank:
         wanted["rank"] = large.rank
     if large.windows_per_chunk:
         steps = round(large.windows_per_chunk * data.frames / data.chunk / recipe.batch_size)

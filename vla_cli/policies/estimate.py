@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from vla_cli.policies.adaptation import Layout, count_parameters, make_trainable, trained_parameters
+from vla_cli.policies.adaptation import Layout, count_parameters, is_added, make_trainable, trained_parameters
 from vla_cli.policies.flow import SMALL_MODEL
 from vla_cli.policies.flow_matching import Batch, FlowModel, flow_losses
 from vla_cli.policies.modalities import MODALITIES
@@ -38,9 +38,9 @@ class Sizes:
 
     Attributes:
         bare: parameters of the base.
-        total: parameters of the model that trains, LoRA's included.
+        total: parameters of the model that trains, LoRA's or the bottlenecks' included.
         trained: those that train.
-        outright: those that train and are not LoRA's.
+        outright: those that train and are neither LoRA's nor a bottleneck's.
         held: of the base's weights, those that are moved, outright or by LoRA.
         quantized: of the base's weights, those that are held in 4 bits.
     """
@@ -69,7 +69,7 @@ def sizes_of(config: Any, *, layout: Layout, train_heads: bool) -> Sizes:
         # counted whole: what is on the meta device cannot be quantised
         model = make_trainable(model, replace(layout, quantized=False), train_heads=train_heads, seed=0)
     counts = count_parameters(model)
-    outright = sum(p.numel() for name, p in trained_parameters(model).items() if ".lora_" not in name)
+    outright = sum(p.numel() for name, p in trained_parameters(model).items() if not is_added(name))
     adapters: list[Any] = [module for module in model.modules() if hasattr(module, "lora_A")]
     adapted = sum(module.base_layer.weight.numel() for module in adapters)
     trained = sum(counts[modality] for modality in MODALITIES)

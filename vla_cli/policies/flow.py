@@ -36,7 +36,7 @@ class FlowPolicy:
     """A π0-family policy with its prompts, statistics and, when adapted, its adapter.
 
     Args:
-        model: `PI0ForConditionalGeneration`, or a peft wrapper around one.
+        model: `PI0ForConditionalGeneration`, or a wrapper around one (peft's, or `policies.bottleneck`'s).
         prompts: instructions to token ids.
         spec: how to feed it and read it.
         device: where it runs.
@@ -50,7 +50,7 @@ class FlowPolicy:
         self.device = device
         self.calibration: Calibration | None = None
         self._deltas: Deltas | None = None
-        # peft switches adapters in the model itself; a model that is never switched needs no turns
+        # adapters are switched in the model itself; a model that is never switched needs no turns
         self._switch: AbstractContextManager[Any] = nullcontext()
 
     @property
@@ -174,7 +174,10 @@ class FlowPolicy:
 
     @contextmanager
     def unadapted(self) -> Iterator[None]:
-        """Within, LoRA and what was trained outright beside it are switched off; a model without stays as it is."""
+        """Within, LoRA or bottlenecks and what was trained outright beside them are switched off.
+
+        A model without stays as it is.
+        """
         disable = getattr(self.model, "disable_adapter", None)
         if disable is None:
             yield
@@ -246,6 +249,8 @@ class FlowPolicy:
     def deltas(self, names: Collection[str] | None = None) -> dict[str, Tensor]:
         """Trained minus base weights by the base's parameter name, differentiable; LoRA's are its products.
 
+        Bottlenecks move no weight, and have none.
+
         Args:
             names: of the wanted ones; None for all.
         """
@@ -253,7 +258,7 @@ class FlowPolicy:
         return self._deltas(names)
 
     def trained_ways(self) -> dict[str, str]:
-        """Name of each delta to how it trains: "lora" or "full"."""
+        """Name of each delta to how it trains, "lora" or "full"; and of each layer with a "bottleneck" behind it."""
         assert self._deltas is not None, "remember_base was not called before training"
         return self._deltas.ways()
 

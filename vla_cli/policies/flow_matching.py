@@ -80,7 +80,7 @@ class FlowModel:
         self.model = model
 
     def _core(self) -> Any:
-        """The π0 model itself, under a peft wrapper or not."""
+        """The π0 model itself, under a wrapper or not."""
         inner: Any = self.model
         return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
 

@@ -26,6 +26,13 @@ LORA_TARGETS = {
 transformers' renames for π0 are applied twice. It is trained outright (`HEADS`) when a robot is new to the base.
 """
 
+BOTTLENECK_TARGETS = {
+    "vision": r"model\.vlm\.vision_tower\..*\.layers\.\d+\.(self_attn\.out_proj|mlp\.fc2)",
+    "language": r"model\.vlm\.language_model\.layers\.\d+\.(self_attn\.o_proj|mlp\.down_proj)",
+    "action": r"model\.dit\.layers\.\d+\.(self_attn\.o_proj|mlp\.down_proj)",
+}
+"""The same for the linears that a bottleneck goes behind: the last of every attention and the last of every MLP."""
+
 HEADS = ("embed_action_time", "action_out_proj")
 """State and action projections: the part of π0 that belongs to one robot."""
 
@@ -72,12 +79,22 @@ def is_unused(name: str, config: Any) -> bool:
 
 def lora_targets(model: nn.Module, modalities: Sequence[str] = MODALITIES) -> list[str]:
     """Full names of every linear module of these modalities that influences an action, in model order."""
-    patterns = [re.compile(LORA_TARGETS[modality]) for modality in modalities]
+    return _linears(model, [LORA_TARGETS[modality] for modality in modalities])
+
+
+def bottleneck_targets(model: nn.Module, modalities: Sequence[str] = MODALITIES) -> list[str]:
+    """Full names of the linear modules of these modalities that a bottleneck goes behind, in model order."""
+    return _linears(model, [BOTTLENECK_TARGETS[modality] for modality in modalities])
+
+
+def _linears(model: nn.Module, patterns: Sequence[str]) -> list[str]:
+    """Full names of the linear modules that a pattern fits and an action depends on, in model order."""
+    compiled = [re.compile(pattern) for pattern in patterns]
     return [
         name
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear)
-        and any(p.fullmatch(name) for p in patterns)
+        and any(p.fullmatch(name) for p in compiled)
         and not is_unused(name, model.config)
     ]
 

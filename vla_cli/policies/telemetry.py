@@ -5,8 +5,9 @@
                the first is what goes in: the pictures as the vision tower gives them, and the words
 
 Both say where and how far a policy was changed, not whether it still listens: that is `vla eval-steer`'s to say. Under
-LoRA the product alpha / r B A is the difference. Neither takes a second model in memory where LoRA was trained: the
-base is the same model with the adapter switched off.
+LoRA the product alpha / r B A is the difference; bottlenecks move no weight, so that only the features show them.
+Neither takes a second model in memory where LoRA or bottlenecks were trained: the base is the same model with the
+adapter switched off.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vla_cli.policies.adaptation import base_name, lora_products
+from vla_cli.policies.adaptation import base_name, is_added, lora_products
+from vla_cli.policies.bottleneck import BottleneckModel
 from vla_cli.policies.flow import FlowPolicy
 from vla_cli.policies.modalities import MODALITIES, modality_of
 from vla_cli.policies.quantization import whole
@@ -37,7 +39,7 @@ def measure_change(policy: FlowPolicy, frozen: Callable[[], FlowPolicy], samples
 
     Args:
         policy: as it is after training.
-        frozen: returns the untouched base, fed like it; called only where nothing was trained by LoRA.
+        frozen: returns the untouched base, fed like it; called only where neither LoRA nor bottlenecks were trained.
         samples: a few windows, best of demonstrations that were not trained on.
 
     Returns:
@@ -48,8 +50,12 @@ def measure_change(policy: FlowPolicy, frozen: Callable[[], FlowPolicy], samples
     drift, layers = _drift(policy.model, base.model if base is not None else None)
     features = _features(policy, base, samples)
     moved = ", ".join(f"{name} {100 * share:.2g}%" for name, share in drift.items())
+    far = f"training moved the weights by {moved} of the base's (norms)"
+    if isinstance(policy.model, BottleneckModel):
+        beside = f"bottlenecks were trained in {' and '.join(policy.model.widths)}"
+        far = f"{beside}, and {far}" if any(drift.values()) else f"{beside}, and no weight of the base moved"
     words = (
-        f"training moved the weights by {moved} of the base's (norms); what the language model makes of a demonstrated "
+        f"{far}; what the language model makes of a demonstrated "
         f"scene keeps a cosine of {math.floor(1000 * min(features)) / 1000:g} or more"
     )
     return {"drift": drift, "layers": layers, "features": features, "windows": len(samples), "words": words}
@@ -92,11 +98,11 @@ def _compared(model: nn.Module, base: nn.Module) -> Iterator[tuple[str, Tensor |
 
 
 def _wrapped(model: nn.Module) -> Iterator[tuple[str, Tensor | None, Tensor]]:
-    """The same under peft, which keeps the base's own values beside what is trained; None where nothing could move."""
+    """The same of a model that keeps the base's own values beside what is trained; None where nothing could move."""
     products = lora_products(model)
     parameters = dict(model.named_parameters())
     for name, before in parameters.items():
-        if ".lora_" in name or _SAVED in name:
+        if is_added(name) or _SAVED in name:
             continue
         bare = base_name(name.replace(_ORIGINAL, "."))
         if bare in products:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from vla_cli.configs import FinetuneConfig
 from vla_cli.errors import ConfigError
-from vla_cli.recipe import NONE, Recipe, load_recipe
+from vla_cli.recipe import BOTTLENECK, NONE, Recipe, load_recipe
 
 
 def recipe_for(config: FinetuneConfig) -> Recipe:
@@ -37,10 +37,11 @@ def recipe_for(config: FinetuneConfig) -> Recipe:
             f"--deployment-only is given, but recipe '{recipe.name}' does not calibrate: there is nothing to keep on",
             hint="the same with --calibrate, or without --deployment-only",
         )
-    if config.rank is not None and "lora" not in recipe.ways():
+    if config.rank is not None and not recipe.takes_rank:
         raise ConfigError(
-            f"--rank is given, but recipe '{recipe.name}' trains no modality by LoRA of the recipe's rank",
-            hint="--recipe lora, or --vision, --language or --action with lora:RANK",
+            f"--rank is given, but recipe '{recipe.name}' trains no modality by LoRA of the recipe's rank, or by "
+            "bottlenecks of that width",
+            hint="--recipe lora, or --vision, --language or --action with lora:RANK or bottleneck:WIDTH",
         )
     if recipe.rank_energy and not any(way == "lora" for way, _ in recipe.modalities().values()):
         raise ConfigError(
@@ -49,8 +50,12 @@ def recipe_for(config: FinetuneConfig) -> Recipe:
         )
     if recipe.is_quantized and not any(way == "lora" for way, _ in recipe.modalities().values()):
         raise ConfigError(
-            f"Recipe '{recipe.name}' is to hold the base in 4 bits, but trains nothing by LoRA: weights that are "
-            "trained outright cannot be held so",
+            f"Recipe '{recipe.name}' is to hold the base in 4 bits, but trains nothing by LoRA: "
+            + (
+                "bottlenecks are trained beside a whole base"
+                if any(way == BOTTLENECK for way, _ in recipe.modalities().values())
+                else "weights that are trained outright cannot be held so"
+            ),
             expected="LoRA beside the 4-bit weights (QLoRA)",
             hint="--recipe lora --quantize nf4, or the same without --quantize",
         )

@@ -230,7 +230,7 @@ def loop_settings(prepared: Plan, own: float) -> Settings:
 def _kind(recipe: Recipe) -> Kind:
     if not recipe.trains:
         return "frozen"
-    return "lora" if layout_of(recipe).is_peft else "full"
+    return layout_of(recipe).kind
 
 
 def train_heads(prepared: Plan) -> bool:
