@@ -106,11 +106,14 @@ class Learner(Protocol):
         ...
 
     def deltas(self, names: Collection[str] | None = None) -> dict[str, Tensor]:
-        """Trained minus base weights by the base's parameter name, differentiable; LoRA's are its products."""
+        """Trained minus base weights by the base's parameter name, differentiable; LoRA's are its products.
+
+        Bottlenecks (`policies.bottleneck`) move no weight, and have none.
+        """
         ...
 
     def trained_ways(self) -> dict[str, str]:
-        """Name of each delta to how it trains: "lora" or "full"."""
+        """Name of each delta to how it trains, "lora" or "full"; and of each layer with a "bottleneck" behind it."""
         ...
 
     def base_norms(self) -> dict[str, float]:

@@ -59,7 +59,7 @@ class Anchor(Method):
         if not self._trained:
             raise ConfigError(
                 "The recipe's 'anchor' holds the vision-language model to the base, but no part of it is trained",
-                expected="vision or language to be full or lora",
+                expected="vision or language to be full, lora or bottleneck",
                 hint="leave 'anchor' out of the recipe's retention",
             )
         self._policy, self._base = context.policy, context.frozen()

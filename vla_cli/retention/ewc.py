@@ -14,7 +14,8 @@ gradient of a window's own loss at theta_pre. What it is and is not:
   does not fit.
 - One noise draw a window: the square of a single draw's gradient, as a mean over draws would lose most of its size.
 
-F is of the base's own weights. Under LoRA the product alpha / r B A takes the place of theta - theta_pre. It costs one
+F is of the base's own weights. Under LoRA the product alpha / r B A takes the place of theta - theta_pre; bottlenecks
+move no weight, and are refused. It costs one
 backward pass a window, and memory for F and theta_pre of everything that trains.
 """
 
@@ -36,6 +37,7 @@ from torch import Tensor, nn
 from vla_cli.errors import ConfigError, InputError
 from vla_cli.files import replacing
 from vla_cli.limits import from_1
+from vla_cli.recipe import BOTTLENECK
 from vla_cli.retention import Context, Learner, Method, Penalty, Step, read_options
 from vla_cli.retention.scale import drift, flow_loss, strength
 from vla_cli.windows import Windows
@@ -99,13 +101,21 @@ class EWC(Method):
         """Remember the base, measure F (or read it from the cache) and fix lambda.
 
         Raises:
-            ConfigError: there is no base-domain data, or nothing is trained.
+            ConfigError: there is no base-domain data, nothing is trained, or bottlenecks are.
             InputError: the cached F is damaged, or F is 0.
         """
         replay = context.need_replay("ewc")
         self._policy = policy = context.policy
         policy.remember_base()
-        names = sorted(policy.trained_ways())
+        ways = policy.trained_ways()
+        if held_back := sorted({policy.modality(name) for name, way in ways.items() if way == BOTTLENECK}):
+            raise ConfigError(
+                f"ewc is to hold the base's weights, but {' and '.join(held_back)} train by bottlenecks, which move "
+                "none of them: the penalty would not see what is trained",
+                expected="weights trained in full, or LoRA",
+                hint="a recipe that holds what the policy does instead: distillation, anchor or rehearsal",
+            )
+        names = sorted(ways)
         if not names:
             raise ConfigError("ewc has nothing to hold: no weight is trained", hint="a recipe with method: lora")
         frozen = context.frozen()

@@ -1,7 +1,8 @@
 """L2 to the base's weights: L + lambda * |theta - theta_pre|^2 over the chosen modalities.
 
 Vision alone is DeLock's regulariser (arXiv 2604.23121, with the vision tower trained outright); all three modalities
-are L2-SP (arXiv 1802.01483). Under LoRA the product alpha / r B A takes the place of theta - theta_pre.
+are L2-SP (arXiv 1802.01483). Under LoRA the product alpha / r B A takes the place of theta - theta_pre. Bottlenecks
+move no weight: there is nothing to hold.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from vla_cli.errors import ConfigError
 from vla_cli.limits import limited
+from vla_cli.recipe import BOTTLENECK
 from vla_cli.retention import Context, Learner, Method, Penalty, Step, read_options
 from vla_cli.retention.scale import drift, flow_loss, strength
 
@@ -67,7 +69,8 @@ class L2(Method):
         """Remember the base and fix lambda.
 
         Raises:
-            ConfigError: the penalty would be vacuous: a chosen modality is frozen, or trains by LoRA in whole or part.
+            ConfigError: the penalty would be vacuous: a chosen modality is frozen, or trains by LoRA or bottlenecks in
+                whole or part.
         """
         self._policy = policy = context.policy
         policy.remember_base()
@@ -125,6 +128,19 @@ class L2(Method):
                 f"l2 is to hold {modality}, but no parameter of {modality} is trained: the penalty would always be 0",
                 expected="a modality that is trained",
                 hint=f"--{modality} full, or leave {modality} out of l2's modalities",
+            )
+        if BOTTLENECK in ways:
+            what = (
+                "only the state and action projections are trained outright there and the rest by bottlenecks, which "
+                "no penalty on weights sees"
+                if "full" in ways
+                else "only bottlenecks are trained there and the weights themselves never move: the penalty would "
+                "always be 0"
+            )
+            raise ConfigError(
+                f"l2 is to hold {modality}'s weights, but {what}",
+                expected=f"{modality} trained in full, and no modality by bottlenecks",
+                hint="a recipe that holds what the policy does instead: distillation, anchor or rehearsal",
             )
         if "lora" in ways and not self.options.lora_product:
             what = (
