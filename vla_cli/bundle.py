@@ -1,6 +1,7 @@
 """The artefact `bundle/`: what goes to the robot.
 
 adapter_config.json, adapter_model.safetensors   what `PeftModel.from_pretrained` reads   (where LoRA was trained)
+                                                 or vla-cli itself                        (where bottlenecks were)
 policy.json       how to feed the policy and read its actions; its calibration
 tokenizer/        the tokenizer, when the base carries none
 calibration/      pictures that belong to the calibration, when there is one
@@ -34,11 +35,12 @@ from vla_cli.report import Report, table, to_markdown, transposed
 from vla_cli.report.verdict import OPEN_LOOP, answers_to_words, open_loop_comparisons, verdicts
 
 CARD, DIGESTS, REPORT = "README.md", "digests.json", "report"
+_LIBRARY = {"lora": "peft", "bottleneck": "vla-cli"}
 _QUANTISED = (
     "the base's linear layers were held in 4 bits (NF4) during training; this adapter goes onto the whole base, as "
     "`vla eval-steer` measured it"
 )
-PEFT_FILES = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
+ADAPTER_FILES = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
 
 
 @dataclass
@@ -102,7 +104,7 @@ def _card(spec: PolicySpec, run: dict[str, Any], report: Report | None, outcome:
     base = spec.base.name if spec.base else "unknown"
     lines = [
         "---",
-        f"library_name: {'peft' if spec.kind == 'lora' else 'transformers'}",
+        f"library_name: {_LIBRARY.get(spec.kind, 'transformers')}",
         f"base_model: {base}",
         "tags: [robotics, vision-language-action, vla-cli]",
         "---",
@@ -182,6 +184,8 @@ def _tokenizer(spec: PolicySpec) -> str:
 def _weights(spec: PolicySpec) -> Sequence[str]:
     changed = {
         "lora": "Adapter weights beside the base's own were trained.",
+        "bottleneck": "Bottleneck adapters between the base's own layers were trained (arXiv 1902.00751): "
+        f"`{ADAPTER_CONFIG}` says in which parts, how wide, and whether state and action projections were trained too.",
         "full": "Weights of the base itself were trained.",
         "frozen": "No weight was trained: the base's own are used as they are.",
     }
@@ -201,7 +205,7 @@ def _calibration(spec: PolicySpec) -> Sequence[str]:
         lines += [f"- **{part}**: {sentence}" for sentence in sentences]
         lines += [] if sentences else [f"- left out: {part} ({FILE_NAME} holds none)"]
     lines += [f"- left out: {part} ({reason})" for part, reason in found["skipped"].items()]
-    return [*lines, "", _when(found, spec.kind)]
+    return [*lines, "", _when(found, switched=spec.is_beside_base)]
 
 
 def _look(found: dict[str, Any]) -> list[str]:
@@ -279,7 +283,7 @@ def _timing(found: dict[str, Any]) -> list[str]:
     return [f"paths are followed at the demonstrated speeds, at most (share of a full command) {', '.join(limits)}"]
 
 
-def _when(found: dict[str, Any], kind: str) -> str:
+def _when(found: dict[str, Any], *, switched: bool) -> str:
     told_by = found.get("told_by")
     telling = range(len(found["medians"])) if told_by is None else told_by
     here, base = (", ".join(_colour(found[key][c]) for c in telling) for key in ("medians", "base_medians"))
@@ -291,7 +295,7 @@ def _when(found: dict[str, Any], kind: str) -> str:
         )
         return f"They are always on: {why}. Calibrate again when camera or robot is moved."
     of = "" if told_by is None else f" of {', '.join(found['cameras'][c] for c in told_by)}"
-    weights = ", and the trained weights are switched off for them" if kind == "lora" else ""
+    weights = ", and the trained weights are switched off for them" if switched else ""
     return (
         f"They are on for pictures{of} whose median colour is nearer to this deployment's ({here}) than to the base's "
         f"own domain's ({base}); other pictures are left alone{weights}. They hold for this camera, light and robot: "
@@ -308,12 +312,13 @@ def _loading(spec: PolicySpec, base: str) -> Sequence[str]:
         lines = ["Full fine-tuning has no adapter: `merged/` is the whole model, in the base's own layout."]
         return [*lines, "", *_vla_loading('"path/to/this/bundle/merged"', spec)]
     own = _vla_loading(f'"{base}", Path("path/to/this/bundle")', spec)
-    if spec.kind == "frozen":
-        return [
-            *own,
-            "",
-            "There are no weights here to load with peft or transformers: they know nothing of the calibration.",
-        ]
+    alone = {
+        "frozen": "There are no weights here to load with peft or transformers: they know nothing of the calibration.",
+        "bottleneck": "The adapter's files are in vla-cli's own format: **`PeftModel` does not read them**. They are "
+        "not linear and cannot be merged: no weights of the base's shape act as they do.",
+    }
+    if spec.kind in alone:
+        return [*own, "", alone[spec.kind]]
     peft = [
         "```python",
         "from peft import PeftModel",

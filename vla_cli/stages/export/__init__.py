@@ -12,7 +12,7 @@ from typing import Any
 
 from vla_cli.adapter import FILE_NAME as SPEC_FILE
 from vla_cli.adapter import MERGED, TOKENIZER
-from vla_cli.bundle import PEFT_FILES
+from vla_cli.bundle import ADAPTER_FILES
 from vla_cli.calibration import FOLDER as CALIBRATION
 from vla_cli.configs import ExportConfig
 from vla_cli.files import building, check_output, check_resumable, is_complete, read_json
@@ -42,7 +42,7 @@ def _parts(config: ExportConfig, prepared: Prepared) -> list[str]:
     merged = config.merge or spec.kind == "full"
     pictures = [CALIBRATION] if (config.adapter / CALIBRATION).is_dir() else []
     words = [TOKENIZER] if spec.tokenizer else []
-    return [*(PEFT_FILES if spec.kind == "lora" else ()), SPEC_FILE, *words, *pictures, *([MERGED] if merged else [])]
+    return [*(ADAPTER_FILES if spec.is_beside_base else ()), SPEC_FILE, *words, *pictures, *([MERGED] if merged else [])]
 
 
 def run(config: ExportConfig, progress: Progress = SILENT) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from vla_cli.adapter import FILE_NAME as SPEC_FILE
 from vla_cli.adapter import MERGED, TOKENIZER, TOKENIZER_HERE, PolicySpec, save_spec, tokenizer_files
-from vla_cli.bundle import PEFT_FILES, REPORT, Outcome, write_card, write_digests
+from vla_cli.bundle import ADAPTER_FILES, REPORT, Outcome, write_card, write_digests
 from vla_cli.calibration import FILE_NAME as DOMAIN_FILE
 from vla_cli.calibration import FOLDER as CALIBRATION
 from vla_cli.configs import ExportConfig
@@ -46,7 +46,7 @@ def write_bundle(config: ExportConfig, prepared: Prepared, partial: Path, progre
     outcome = Outcome()
     run_document = read_json(config.adapter / RUN_FILE)
     progress.start("exporting", 2)
-    for name in PEFT_FILES if spec.kind == "lora" else ():
+    for name in ADAPTER_FILES if spec.is_beside_base else ():
         shutil.copyfile(config.adapter / name, partial / name)
     save_spec(_with_tokenizer(spec, files, partial), partial)
     _copy_calibration(config.adapter, partial)

@@ -10,9 +10,11 @@ from vla_cli.adapter import PolicySpec, check_base, load_adapter_spec
 from vla_cli.configs import ExportConfig
 from vla_cli.errors import InputError
 from vla_cli.files import digest
+from vla_cli.policies.adaptation import unmergeable
 from vla_cli.policies.checkpoint import BaseFiles, locate_base
 from vla_cli.provenance import FILE_NAME as RUN_FILE
 from vla_cli.provenance import describe_input, not_an_artefact, written_by
+from vla_cli.recipe import BOTTLENECK
 from vla_cli.report import Report, load_report
 
 STAGE = "export-adapter"
@@ -40,12 +42,15 @@ def prepare(config: ExportConfig) -> Prepared:
     """Read all that the options name of one adapter but weights.
 
     Raises:
+        ConfigError: an adapter that cannot be merged.
         InputError: adapter, base or report that cannot be used.
     """
     if written_by(config.adapter) == STAGE:
         raise not_an_artefact(config.adapter, SPEC_FILE, "finetune")
     spec = load_adapter_spec(config.adapter)
     _check_not_the_base_itself(spec, config)
+    if config.merge and spec.kind == BOTTLENECK:
+        raise unmergeable(f"--merge is given, but {config.adapter}")
     base = config.base or (spec.base.name if spec.base else "")
     files = locate_base(base)
     check_base(spec, files.reference.digest, base)
