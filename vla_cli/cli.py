@@ -34,6 +34,7 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupte
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of these options; flags win.")]
 Threads = Annotated[int, typer.Option(help="torch threads; 0: one for a small model, else torch's choice.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto.")]
+_WAYS = "full, frozen, lora, lora:RANK, bottleneck or bottleneck:WIDTH [recipe's]."
 Strict = Annotated[bool, typer.Option("--strict", help="A skipped episode is an error (exit 1).")]
 
 
@@ -208,7 +209,7 @@ def finetune(
         str | None,
         typer.Option(help="nf4: hold the base in 4 bits while LoRA trains (QLoRA; extra: quantized); none [recipe's]."),
     ] = None,
-    rank: Annotated[int | None, typer.Option(help="LoRA rank; alpha follows [recipe's].")] = None,
+    rank: Annotated[int | None, typer.Option(help="LoRA rank (alpha follows), bottleneck width [recipe's].")] = None,
     rank_energy: Annotated[
         float | None,
         typer.Option(
@@ -216,9 +217,9 @@ def finetune(
             "0: all have --rank [recipe's]."
         ),
     ] = None,
-    vision: Annotated[str | None, typer.Option(help="full, frozen, lora or lora:RANK [recipe's].")] = None,
-    language: Annotated[str | None, typer.Option(help="full, frozen, lora or lora:RANK [recipe's].")] = None,
-    action: Annotated[str | None, typer.Option(help="full, frozen, lora or lora:RANK [recipe's].")] = None,
+    vision: Annotated[str | None, typer.Option(help=_WAYS)] = None,
+    language: Annotated[str | None, typer.Option(help=_WAYS)] = None,
+    action: Annotated[str | None, typer.Option(help=_WAYS)] = None,
     calibrate: Annotated[
         bool | None,
         typer.Option("--calibrate/--no-calibrate", help="Bring the deployment to the base first [recipe's]."),

@@ -198,9 +198,10 @@ class FinetuneConfig(StageConfig):
         learning_rate: peak learning rate.
         early_stopping: steps without a lower held-out loss after which training ends; 0 for never.
         quantize: "nf4" holds the base's linear layers in 4 bits while LoRA trains (QLoRA), "none" does not.
-        rank: LoRA rank.
+        rank: LoRA rank, or the width of bottlenecks.
         rank_energy: share of the task gradient's energy that each layer's rank is to hold, up to `rank`; 0: all `rank`.
-        vision, language, action: how one modality is adapted: full, frozen, lora or lora:RANK.
+        vision, language, action: how one modality is adapted: full, frozen, lora, lora:RANK, bottleneck or
+            bottleneck:WIDTH.
         calibrate: fit explicit transforms to the base's own domain first; see vla_cli/calibration.
         deployment_only: the policy will never meet the base's own domain: calibration and trained weights act on
             every picture, whatever its colours.
