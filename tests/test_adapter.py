@@ -45,7 +45,7 @@ def test_what_is_saved_is_loaded(copied: Path, tmp_path: Path) -> None:
         (["chunk_size"], -8, "chunk_size is -8, not above 0"),
         (["rate_hz"], 0.0, r"rate_hz is 0\.0, not above 0"),
         (["state_names"], ["x"], "1 state names but statistics of 4 dimensions"),
-        (["kind"], "magic", "kind is not one of base, lora, full, frozen"),
+        (["kind"], "magic", "kind is not one of base, lora, bottleneck, full, frozen"),
         (["world"], 1e308, "world is not a mapping or null"),
         (["base", "digest"], -1, "digest is not a word"),
         (["base"], -1, "malformed"),

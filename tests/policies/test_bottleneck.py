@@ -258,7 +258,7 @@ def test_penalties_on_weights_that_never_move_are_refused(base: Path) -> None:
     given = context(base, learner(base))
     with pytest.raises(ConfigError, match=r"only bottlenecks are trained there.*would always be 0.*distillation"):
         L2(lora_product=True).prepare(given)
-    with pytest.raises(ConfigError, match=r"action and language and vision train by bottlenecks, which move none"):
+    with pytest.raises(ConfigError, match=r"action, language, vision train by bottlenecks, which move none"):
         EWC().prepare(given)
     given = context(base, learner(base, train_heads=True))
     with pytest.raises(ConfigError, match=r"only the state and action projections.*bottlenecks"):
@@ -348,7 +348,8 @@ def test_a_run_is_resumed_to_the_same_bytes_exported_and_not_merged(dataset: Pat
     assert export.run(chosen)["max_abs_action_difference"] == {"adapter": 0.0}
     card = (chosen.out / "README.md").read_text()
     assert "`PeftModel` does not read them" in card and "import PeftModel" not in card and "bottlenecks were" in card
-    np.testing.assert_array_equal(*(actions(load(str(base), tmp_path / n, device="cpu")) for n in ("whole", "bundle")))
+    acted = [actions(load(str(base), tmp_path / name, device="cpu")) for name in ("whole", "bundle")]
+    np.testing.assert_array_equal(acted[0], acted[1])
     with pytest.raises(ConfigError, match="cannot be merged"):
         save_merged(load(str(base), chosen.out, device="cpu").model, tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
@@ -359,7 +360,9 @@ def test_a_run_is_resumed_to_the_same_bytes_exported_and_not_merged(dataset: Pat
 
 def test_distillation_and_merge_work_with_them(dataset: Path, base: Path, tmp_path: Path) -> None:
     path = tmp_path / "held.yaml"
-    path.write_text("method: bottleneck\nrank: 4\nretention: {distillation: {windows: 2}, merge: {windows: 8}}\n")
+    path.write_text(
+        "method: bottleneck\nrank: 4\nheads: full\nretention: {distillation: {windows: 2}, merge: {windows: 8}}\n"
+    )
     others = Path(__file__).resolve().parents[2] / "sample_data" / "alternatives.yaml"
     config = FinetuneConfig(
         dataset=dataset, base=str(base), out=tmp_path / "out", recipe=str(path), steps=3, batch_size=4
@@ -369,3 +372,4 @@ def test_distillation_and_merge_work_with_them(dataset: Path, base: Path, tmp_pa
     assert {Distillation.__name__.lower(), Merge.__name__.lower()} == set(facts)
     assert len(facts["merge"]["sweep"]) == 9 and facts["merge"]["sweep"][0]["steer"] == 0, "alpha 0 is the base exactly"
     assert load(str(base), config.out, device="cpu").spec.kind == "bottleneck"
+    assert read_json(config.out / ADAPTER_CONFIG)["heads"] == list(HEADS)

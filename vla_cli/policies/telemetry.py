@@ -52,7 +52,7 @@ def measure_change(policy: FlowPolicy, frozen: Callable[[], FlowPolicy], samples
     moved = ", ".join(f"{name} {100 * share:.2g}%" for name, share in drift.items())
     far = f"training moved the weights by {moved} of the base's (norms)"
     if isinstance(policy.model, BottleneckModel):
-        beside = f"bottlenecks were trained in {' and '.join(policy.model.widths)}"
+        beside = f"bottlenecks were trained in {', '.join(policy.model.widths)}"
         far = f"{beside}, and {far}" if any(drift.values()) else f"{beside}, and no weight of the base moved"
     words = (
         f"{far}; what the language model makes of a demonstrated "

@@ -110,7 +110,7 @@ class EWC(Method):
         ways = policy.trained_ways()
         if held_back := sorted({policy.modality(name) for name, way in ways.items() if way == BOTTLENECK}):
             raise ConfigError(
-                f"ewc is to hold the base's weights, but {' and '.join(held_back)} train by bottlenecks, which move "
+                f"ewc is to hold the base's weights, but {', '.join(held_back)} train by bottlenecks, which move "
                 "none of them: the penalty would not see what is trained",
                 expected="weights trained in full, or LoRA",
                 hint="a recipe that holds what the policy does instead: distillation, anchor or rehearsal",
