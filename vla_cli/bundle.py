@@ -314,8 +314,8 @@ def _loading(spec: PolicySpec, base: str) -> Sequence[str]:
     own = _vla_loading(f'"{base}", Path("path/to/this/bundle")', spec)
     alone = {
         "frozen": "There are no weights here to load with peft or transformers: they know nothing of the calibration.",
-        "bottleneck": "The adapter's files are in vla-cli's own format: **`PeftModel` does not read them**. There is no "
-        "merged model: bottlenecks are not linear, and no weights of the base's shape act as they do.",
+        "bottleneck": "The adapter's files are in vla-cli's own format: **`PeftModel` does not read them**. There is "
+        "no merged model: bottlenecks are not linear, and no weights of the base's shape act as they do.",
     }
     if spec.kind in alone:
         return [*own, "", alone[spec.kind]]
