@@ -312,7 +312,7 @@ def save_trained(model: Any, directory: Path, *, base_name: str) -> None:
 
 
 def adapter_state(model: Any, name: str = "default") -> dict[str, Tensor]:
-    """The tensors of an adapter, by their names in its file, as they are in a model; of peft's, the one of that name."""
+    """An adapter's tensors (of peft's, the one of that name) as they are in a model, by their names in its file."""
     if isinstance(model, BottleneckModel):
         return model.adapter_state()
     from peft import get_peft_model_state_dict

@@ -42,7 +42,8 @@ def _parts(config: ExportConfig, prepared: Prepared) -> list[str]:
     merged = config.merge or spec.kind == "full"
     pictures = [CALIBRATION] if (config.adapter / CALIBRATION).is_dir() else []
     words = [TOKENIZER] if spec.tokenizer else []
-    return [*(ADAPTER_FILES if spec.is_beside_base else ()), SPEC_FILE, *words, *pictures, *([MERGED] if merged else [])]
+    weights = ADAPTER_FILES if spec.is_beside_base else ()
+    return [*weights, SPEC_FILE, *words, *pictures, *([MERGED] if merged else [])]
 
 
 def run(config: ExportConfig, progress: Progress = SILENT) -> dict[str, Any]:
