@@ -174,7 +174,7 @@ def test_a_config_file_may_call_an_option_by_the_name_that_it_has_on_the_command
                 for key in {name.lstrip("-") for name in option.opts} | {option.name}:
                     file.write_text(f"{key}: [x=1]\n")
                     made = resolve(kind, {**given, "out": Path("o")}, file)
-                    assert getattr(made, option.name) == ("x=1",), (command.name, key)
+                    assert tuple(map(str, getattr(made, option.name))) == ("x=1",), (command.name, key)
     for text, said in (
         ("camera: [a]\ncameras: [b]\n", "'camera' and 'cameras' are one option"),
         ("val-fraction: 0.1\nval_fraction: 0.2\n", "'val-fraction' and 'val_fraction' are one option"),

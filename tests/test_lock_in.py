@@ -238,6 +238,13 @@ def test_the_most_informative_cells_come_first(place: Place) -> None:
     assert {cell.shift for cell in first} == {"V", "W"}
 
 
+def test_a_row_that_is_not_planned_is_run_where_it_is_named() -> None:
+    shipped = load_rows()
+    everything = {row.label for row in shipped.choose(())}
+    assert "bottleneck" not in everything and everything | {"bottleneck"} == set(shipped.rows)
+    assert [row.label for row in shipped.choose(["bottleneck", "base"])] == ["base", "bottleneck"]
+
+
 def test_a_shift_can_be_for_some_rows_only(place: Place) -> None:
     plan = replace(PLAN, only={"W": ["sft", "oracle"]})
     cells = [cell for job in jobs_of(plan, FILE, place) for cell in job.cells]

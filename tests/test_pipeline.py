@@ -54,7 +54,7 @@ def test_lock_in_and_two_cures(dataset: Path, base: Path, tmp_path: Path, forks:
     finetune.run(FinetuneConfig(dataset=dataset, base=str(base), out=arms[2]))
     assert [run.wait()[0] for run in runs] == [0, 0]
     asked = ("trained", "novel-concept", "novel-both", "base-domain")
-    steer.run(SteerConfig(adapters=tuple(arms), out=tmp_path / "report", episodes=28, seed=7, conditions=asked))
+    steer.run(SteerConfig(adapters=tuple(arms), out=tmp_path / "report", episodes=18, seed=7, conditions=asked))
     report = load_report(tmp_path / "report")
 
     def value(policy: str, condition: str, metric: str = "success") -> float:

@@ -113,6 +113,22 @@ def test_no_instruction_that_is_known_to_be_another_s_is_taken(seed: int, spread
         assert went in (None, own.get(text)), (text, found)
 
 
+def test_a_limit_is_how_far_an_adapter_s_own_texts_are_from_each_other() -> None:
+    angles: dict[str, float] = {}
+
+    def fan(texts: Sequence[str]) -> np.ndarray:
+        # one's 13 texts a degree apart, but for the last that is 5 from the next; two's 13 and all others far off
+        for text in texts:
+            number = len(angles)
+            angles.setdefault(text, np.radians(number + 4 * (number == 12) + 90 * (number > 12) + 60 * (number > 25)))
+        return np.array([[np.cos(angles[text]), np.sin(angles[text])] for text in texts])
+
+    made, found = learn(TRAINED, elsewhere="base", place="one", reading=fan)
+    assert found.trusted and made.adapters["one"].limit == pytest.approx(np.cos(np.radians(5)), abs=1e-8)
+    # the one that is far off is not recognised where it is not known: the others are a degree apart
+    assert found.recognised == found.same - 1
+
+
 def test_adapters_of_one_task_are_refused() -> None:
     with pytest.raises(ConfigError, match="both trained on one task"):
         router(one=[RED], two=["place the red block onto the left plate"])

@@ -9,6 +9,7 @@
       alternatives: true                tells fine-tuning what else could be asked in the scene (--alternatives)
       guidance: {kind: contrast, weight: 1.5}    at evaluation; default: what the adapter itself says
       train: false                      no fine-tuning at all
+      planned: false                    only run where --rows names it; for a row that is newer than the published plan
 
 A row's label is its name, followed by "+data" with base-domain data, so that one recipe can be run with and without.
 """
@@ -34,7 +35,7 @@ class MethodRow:
     """One row of the benchmark; see the module's docstring.
 
     Attributes:
-        name, summary, recipe, base_data, demos, alternatives, guidance, train: as in the file.
+        name, summary, recipe, base_data, demos, alternatives, guidance, train, planned: as in the file.
         source: label of the row whose adapter is used (`from`); empty for its own.
     """
 
@@ -47,6 +48,7 @@ class MethodRow:
     alternatives: bool = False
     guidance: dict[str, Any] = field(default_factory=dict)
     train: bool = True
+    planned: bool = True
 
     @property
     def label(self) -> str:
@@ -74,7 +76,7 @@ class RowsFile:
     sizes: dict[str, Size]
 
     def choose(self, labels: Sequence[str]) -> list[MethodRow]:
-        """Rows by label, in the file's order; none given means all.
+        """Rows by label, in the file's order; none given means all that are planned.
 
         Raises:
             ConfigError: there is no such row.
@@ -82,7 +84,7 @@ class RowsFile:
         unknown = [label for label in labels if label not in self.rows]
         if unknown:
             raise ConfigError(f"There is no row '{unknown[0]}'", expected=f"some of {', '.join(self.rows)}")
-        return [row for label, row in self.rows.items() if not labels or label in labels]
+        return [row for label, row in self.rows.items() if (label in labels if labels else row.planned)]
 
     def trained_by(self, row: MethodRow) -> MethodRow:
         """The row whose adapter a row uses: itself unless it says `from`."""

@@ -126,6 +126,15 @@ def test_a_member_that_lost_a_key_is_refused(bundle: Path, base: Path, tmp_path:
         task_adapters.load(base, broken, device="cpu")
 
 
+def test_another_base_is_refused(bundle: Path, base: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(base, tmp_path / "other")
+    tensors = load_file(other / "model.safetensors")
+    name = min(tensors)
+    save_file({**tensors, name: tensors[name] + 1}, other / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match="trained on base"):
+        task_adapters.load(other, bundle, device="cpu")
+
+
 def test_each_family_loads_its_own(bundle: Path, adapters: tuple[Path, Path], base: Path) -> None:
     with pytest.raises(InputError, match="several adapters"):
         flow.load(base, bundle, device="cpu")

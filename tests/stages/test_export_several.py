@@ -52,6 +52,12 @@ def test_a_bundle_is_whole_measured_and_looked_at(adapter: Path, other: Path, bu
     assert all((config.out / part).exists() for part in parts)
     assert verify_digests(config.out) == sum(p.is_file() for p in config.out.rglob("*")) - 1
     assert summary["files"] == sum(p.is_file() for p in config.out.rglob("*"))
+    member = config.out / "adapters" / "ball" / "policy.json"
+    whole = member.read_bytes()
+    member.write_bytes(whole + b" ")
+    with pytest.raises(InputError, match="was changed"):
+        verify_digests(config.out)
+    member.write_bytes(whole)
     card = (config.out / "README.md").read_text()
     assert all(fact in card for fact in (RED, BALL, "task_adapters import load", summary["router"]))
     # the same request gives the same bytes
@@ -150,6 +156,8 @@ def test_vision_that_was_trained_outright_is_switched_too(dataset: Path, base: P
     config = ExportConfig(adapter=train.out, beside=(two,), out=tmp_path / "bundle")
     # measured with each adapter's own weights, and with the base's own where neither is asked
     assert export.run(config)["max_abs_action_difference"] == {"one": 0.0, "two": 0.0}
+    said = read_json(config.out / "run.json")
+    assert isinstance(said, dict) and any("guidance (contrast) is left out" in text for text in said["warnings"])
     together, bare = task_adapters.load(base, config.out, device="cpu"), flow.load(base, device="cpu")
     rng = np.random.default_rng(0)
     seen = rng.integers(0, 256, (1, 1, 60, 60, 3), np.uint8), rng.random((1, 4))

@@ -275,10 +275,13 @@ def test_a_robot_too_wide_for_pi0_is_told_how_to_pick(episodes, tmp_path) -> Non
 
 def test_seeds_change_the_split_only(episodes, tmp_path) -> None:
     directory = episodes(demos=12)
-    splits = {
-        tuple(run(directory, tmp_path / str(s), seed=s) and load_dataset(tmp_path / str(s)).valid) for s in range(4)
-    }
-    assert len(splits) > 1
+
+    def held_out(seed: int) -> list[str]:
+        run(directory, tmp_path / str(seed), seed=seed)
+        return load_dataset(tmp_path / str(seed)).valid
+
+    first = held_out(0)
+    assert any(held_out(seed) != first for seed in (1, 2, 3))
 
 
 def test_a_dry_run_writes_nothing(episodes, tmp_path) -> None:
@@ -451,10 +454,13 @@ def test_the_real_bridge_set_goes_through_both_stages(tmp_path) -> None:
 def sample(sample_episodes, tmp_path):
     """The sample demonstrations as episodes, each changed by a function of its index and streams."""
 
-    def make(alter) -> Path:
+    def make(alter, count: int = 20) -> Path:
         root = tmp_path / "altered"
         shutil.copytree(sample_episodes, root)
         rows = read_manifest(root)
+        for row in rows[count:]:
+            (root / row["file"]).unlink()
+        del rows[count:]
         for index, row in enumerate(rows):
             episode = load_episode(root / row["file"])
             for stream in episode.streams:
@@ -489,7 +495,7 @@ def test_faults_are_found_mended_or_left_out(sample, tmp_path) -> None:
         if index == 2:
             episode.of_role("image")[0].values[8:14] = 0
 
-    directory = sample(damage)
+    directory = sample(damage, count=8)
     found = run(directory, tmp_path / "d")
     quality = read_json(tmp_path / "d" / "quality.json")
     serious = {(f["check"], f["episode"]) for f in quality["findings"] if f["severity"] != "info"}
@@ -502,7 +508,7 @@ def test_faults_are_found_mended_or_left_out(sample, tmp_path) -> None:
     assert black["severity"] == "info" and black["message"].endswith("Mended by --fix black.")
     assert "Do not train" not in mended["verdict"] and "findings_error" not in mended["counts"]
     assert mended["counts"]["fixed_spikes"] >= 1 and mended["counts"]["fixed_black"] >= 6
-    assert len(load_dataset(tmp_path / "fixed").demonstrations) == 20
+    assert len(load_dataset(tmp_path / "fixed").demonstrations) == 8
     fewer = run(directory, tmp_path / "excluded", exclude="black")
     assert [item["name"] for item in fewer["skipped"]] == ["demo_2"] and "black" in fewer["skipped"][0]["reason"]
     assert "Do not train" not in fewer["verdict"], "what was left out does not stand against the rest"
