@@ -17,7 +17,7 @@ features are not asked. Texts and limits are in the file, to be read and to be c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ import numpy as np
 from vla_cli.errors import ConfigError, InputError
 from vla_cli.field_types import ill_typed
 from vla_cli.files import read_json, write_json
+from vla_cli.language.alternatives import plain
 from vla_cli.language.counterfactuals import counterfactuals
 from vla_cli.language.grammar import Parsed, parse, same_task
 from vla_cli.language.lexicon import load_lexicon
@@ -110,7 +111,7 @@ class Router:
         trained = {name: [(text, parse(text)) for text in known.instructions] for name, known in self.adapters.items()}
         for name, texts in trained.items():
             for text, meaning in texts:
-                if _plain(text) == _plain(instruction):
+                if plain(text) == plain(instruction):
                     return Route(name, "it was trained on these words")
                 if parsed is not None and meaning is not None and same_task(parsed, meaning):
                     return Route(name, f"it means '{text}'")
@@ -293,7 +294,7 @@ def check_apart(instructions: Mapping[str, Sequence[str]]) -> None:
             parsed = parse(text)
             for other, shown, meaning in seen:
                 same = parsed is not None and meaning is not None and same_task(parsed, meaning)
-                if other != name and (same or _plain(shown) == _plain(text)):
+                if other != name and (same or plain(shown) == plain(text)):
                     raise ConfigError(
                         f"The adapters {other} and {name} were both trained on one task ('{shown}' and '{text}'): "
                         "no instruction could say which of them is meant",
@@ -304,15 +305,8 @@ def check_apart(instructions: Mapping[str, Sequence[str]]) -> None:
 
 
 def _other_words(texts: Sequence[str]) -> list[str]:
-    return list(_once(other for text in texts for other in paraphrases(text, PHRASINGS) if other not in texts))
-
-
-def _once(texts: Iterable[str]) -> Iterable[str]:
-    return dict.fromkeys(texts)
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split()).rstrip(".!")
+    found = dict.fromkeys(other for text in texts for other in paraphrases(text, PHRASINGS))
+    return [other for other in found if other not in texts]
 
 
 def _is_negated(text: str) -> bool:

@@ -90,11 +90,12 @@ def _problem(entry: Any) -> str:
 
 def not_shown(alternatives: Iterable[Alternative], shown: Iterable[str]) -> list[Alternative]:
     """Those that are none of the demonstrated instructions, whatever the case, spaces and full stop."""
-    known = {_plain(text) for text in shown}
-    return [a for a in alternatives if _plain(a.instruction) not in known]
+    known = {plain(text) for text in shown}
+    return [a for a in alternatives if plain(a.instruction) not in known]
 
 
-def _plain(instruction: str) -> str:
+def plain(instruction: str) -> str:
+    """An instruction as it is compared with others, whatever the case, spaces and full stop."""
     return " ".join(instruction.casefold().split()).rstrip(".")
 
 

@@ -9,7 +9,7 @@ README.md, digests.json, run.json
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,11 @@ class Several:
     request: dict[str, Any]
 
     @property
+    def first(self) -> tuple[ExportConfig, Prepared]:
+        """The member that was named first."""
+        return next(iter(self.members.values()))
+
+    @property
     def place(self) -> str:
         """The adapter whose calibration is in force elsewhere: the first that has one."""
         calibrated = [name for name, (_, member) in self.members.items() if member.spec.calibration.get("parts")]
@@ -86,9 +91,7 @@ def prepare_several(config: ExportConfig) -> Several:
     }
     for key in ("adapter", "beside", "report", "merge"):
         del request[key]
-    return Several(
-        members, elsewhere, _common_spec({name: member.spec for name, (_, member) in members.items()}), request
-    )
+    return Several(members, elsewhere, _common_spec([member.spec for _, member in members.values()]), request)
 
 
 def _check_options(config: ExportConfig, elsewhere: str) -> None:
@@ -171,13 +174,12 @@ def _layout(adapter: Path) -> tuple[str, list[str]]:
         ) from None
 
 
-def _common_spec(specs: Mapping[str, PolicySpec]) -> PolicySpec:
-    first = next(iter(specs.values()))
+def _common_spec(specs: Sequence[PolicySpec]) -> PolicySpec:
     return replace(
-        first,
+        specs[0],
         family=TASK_ADAPTERS,
         kind="routed",
-        instructions=list(dict.fromkeys(text for spec in specs.values() for text in spec.instructions)),
+        instructions=list(dict.fromkeys(text for spec in specs for text in spec.instructions)),
         recipe="routed",
         # each adapter's own bundle has its own of these
         tokenizer="",
@@ -205,18 +207,17 @@ def write_several(prepared: Several, partial: Path, progress: Progress) -> None:
                 f"{name}: its default guidance ({kind}) is left out: here it is asked for what it was trained on, and "
                 "plainly."
             )
-    base = next(iter(prepared.members.values()))[1].base
-    router, recognition = _router(prepared, base)
+    router, recognition = _router(prepared)
     router.save(partial)
     save_spec(prepared.spec, partial)
-    differences = _compare(prepared, base, partial)
+    differences = _compare(prepared, partial)
     words = _routing(prepared, recognition)
     record.facts = {
         "max_abs_action_difference": differences,
         "router": words,
         "recognition": vars(recognition),
     }
-    write_text(partial / CARD, "\n".join(_card(prepared, router, record, words)) + "\n")
+    write_text(partial / CARD, "\n".join(_card(prepared, record, words)) + "\n")
     record.counts = {
         "adapters": len(prepared.members),
         # and these two, which follow
@@ -226,17 +227,18 @@ def write_several(prepared: Several, partial: Path, progress: Progress) -> None:
     write_digests(partial)
 
 
-def _router(prepared: Several, base: str) -> tuple[Router, Recognition]:
-    config, _ = next(iter(prepared.members.values()))
-    policy = flow.load(base, config.adapter, device="cpu")
+def _router(prepared: Several) -> tuple[Router, Recognition]:
+    config, member = prepared.first
+    policy = flow.load(member.base, config.adapter, device="cpu")
     instructions = {name: found.spec.instructions for name, (_, found) in prepared.members.items()}
     return learn(
         instructions, elsewhere=prepared.elsewhere, place=prepared.place, reading=task_adapters.reading_of(policy)
     )
 
 
-def _compare(prepared: Several, base: str, partial: Path) -> dict[str, float]:
+def _compare(prepared: Several, partial: Path) -> dict[str, float]:
     """Each adapter's largest difference of actions in the bundle from its own, in standard deviations."""
+    base = prepared.first[1].base
     together: Any = task_adapters.load(base, partial, device="cpu")
     found = {}
     for name, (config, member) in prepared.members.items():
@@ -253,14 +255,13 @@ def _routing(prepared: Several, recognition: Recognition) -> str:
     return f"what is for none of the adapters {done}; {recognition.words}"
 
 
-def _card(prepared: Several, router: Router, record: RunRecord, words: str) -> list[str]:
+def _card(prepared: Several, record: RunRecord, words: str) -> list[str]:
     """The model card: what is in the bundle, who is asked for what, and how it is loaded."""
-    first = next(iter(prepared.members.values()))[1]
     rows = [
         f"| [{name}]({ADAPTERS}/{name}/{CARD}) | {member.spec.recipe} | {'; '.join(member.spec.instructions)} |"
         for name, (_, member) in prepared.members.items()
     ]
-    base = first.spec.base
+    base = prepared.spec.base
     lines = [
         "---",
         f"base_model: {base.name if base else 'unknown'}",
