@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from collections import defaultdict
 
-from vla_cli.policies.flow import load
+from vla_cli.policies.loading import load_policy
 from vla_cli.report import count_row
 from vla_cli.suites.closed_loop import run
 from vla_cli.worlds.tabletop.scene import COLOURS, PICK_PHRASINGS, PLATES, PUT_PHRASINGS, SHAPES
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     findings = run(
-        {"base": load(args.base, device="cpu")},
+        {"base": load_policy(args.base, device="cpu")},
         TabletopWorld("base"),
         episodes=args.episodes,
         seed=args.seed,

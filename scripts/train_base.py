@@ -162,14 +162,20 @@ class Pointer(nn.Module):
         return torch.stack([by_sentence, *by_patch])
 
 
-def draw_samples(rng: np.random.Generator, count: int) -> dict[str, Any]:
-    """Fresh samples at random moments of random base-domain tasks, labelled by the expert."""
+def fresh_starts(rng: np.random.Generator, count: int) -> tuple[list[Start], list[str]]:
+    """Random scenes with a task each, and one of its phrasings."""
     layout, starts, phrases = Layout(), [], []
     for _ in range(count):
         scene = layout.draw(rng)
         task = draw_task(scene, rng)
         starts.append(Start(scene, task))
         phrases.append(task.phrasings[rng.integers(len(task.phrasings))])
+    return starts, phrases
+
+
+def draw_samples(rng: np.random.Generator, count: int) -> dict[str, Any]:
+    """Fresh samples at random moments of random base-domain tasks, labelled by the expert."""
+    starts, phrases = fresh_starts(rng, count)
     env = TabletopVectorEnv(starts, DOMAINS["base"], seed=int(rng.integers(2**31)))
     _scatter(env, rng)
     observation = env.observe()
@@ -244,13 +250,7 @@ def pointer_loss(pointer: Pointer, output: Any, batch: Batch, samples: dict[str,
 
 def closed_loop(flow: FlowModel, prompts: Prompts, episodes: int, seed: int) -> float:
     """Share of fresh base-domain episodes that succeed, over all tasks and phrasings."""
-    rng = np.random.default_rng([seed, 77])
-    starts, phrases = [], []
-    for _ in range(episodes):
-        scene = Layout().draw(rng)
-        task = draw_task(scene, rng)
-        starts.append(Start(scene, task))
-        phrases.append(task.phrasings[rng.integers(len(task.phrasings))])
+    starts, phrases = fresh_starts(np.random.default_rng([seed, 77]), episodes)
     env = TabletopVectorEnv(starts, DOMAINS["base"], seed=seed)
     observation, _ = env.reset()
     generator = torch.Generator().manual_seed(seed)
