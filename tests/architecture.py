@@ -22,6 +22,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     STAGES: ("stages",),
     FOLDERS: ("readers", "policies", "retention", "suites", "worlds"),
     NOUNS: (
+        "action_tokens",
         "adapter",
         "agreement",
         "bundle",
@@ -49,6 +50,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "intervals",
         "keyboard",
         "language",
+        "loading_example",
         "logs",
         "matching",
         "observation",

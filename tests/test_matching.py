@@ -26,7 +26,8 @@ def matched(dataset: Dataset, base: Path, **own: Any) -> tuple[Any, list[str]]:
     """The spec, and what was said; `own` changes what the base says of itself."""
     spec = replace(load_spec(base), **own)
     reference = SimpleNamespace(name="base", digest="sha256:0", revision=None)
-    known = Base(reference, spec, action_limit=32, state_limit=32, image_size=60, chunk_size=8)  # type: ignore[arg-type]
+    limits = {"action_limit": 32, "state_limit": 32, "image_size": 60, "chunk_size": 8}
+    known = Base(reference, spec, **limits, family="flow")  # type: ignore[arg-type]
     warnings: list[str] = []
     return adapted_spec(dataset, known, load_recipe("lora"), kind="lora", tokenizer="", warnings=warnings), warnings
 

@@ -47,8 +47,8 @@ _TOKENIZER_FILES = (
 SCHEMA_VERSION = 1
 
 Kind = Literal["base", "lora", "bottleneck", "full", "frozen", "routed"]
-FLOW, TASK_ADAPTERS = "flow", "task-adapters"
-"""The families in `policies.POLICIES`."""
+FLOW, TOKENS, TASK_ADAPTERS = "flow", "tokens", "task-adapters"
+"""What `policies.POLICIES` can load: two families, and several adapters of one of them."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,8 @@ class PolicySpec:
             the training ran to its end and the last step's were.
         quantized: "nf4" where the base was held in 4 bits while it was trained (QLoRA); empty where it was whole. The
             adapter goes onto the whole base either way.
+        action_tokens: how a policy of family "tokens" writes actions (`action_tokens.ActionTokens.document`); empty
+            for any other.
     """
 
     family: str
@@ -124,13 +126,14 @@ class PolicySpec:
     squared: int | None = None
     early_stopping: dict[str, Any] = field(default_factory=dict)
     quantized: str = ""
+    action_tokens: dict[str, Any] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
         """As the JSON document of `policy.json`."""
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
         plain["state"], plain["actions"] = self.state.to_json(), self.actions.to_json()
         plain["base"] = asdict(self.base) if self.base else None
-        for newer in ("early_stopping", "quantized"):
+        for newer in ("early_stopping", "quantized", "action_tokens"):
             if not plain[newer]:
                 del plain[newer]
         return {"schema_version": SCHEMA_VERSION, **plain}

@@ -24,13 +24,14 @@ from typing import Any
 import numpy as np
 
 from vla_cli import __version__
+from vla_cli.action_tokens import read_action_tokens
 from vla_cli.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, FILE_NAME, TOKENIZER, PolicySpec
 from vla_cli.calibration import ALWAYS, are_told_apart
 from vla_cli.calibration import FOLDER as CALIBRATION
 from vla_cli.calibration.camera import CameraMap, between
 from vla_cli.errors import InputError
 from vla_cli.files import digest_file, read_json, write_json, write_text
-from vla_cli.guidance import PLAIN_KIND, read_default
+from vla_cli.loading_example import guidance_lines, loading_lines
 from vla_cli.report import Report, table, to_markdown, transposed
 from vla_cli.report.verdict import OPEN_LOOP, answers_to_words, open_loop_comparisons, verdicts
 
@@ -125,8 +126,8 @@ def _card(spec: PolicySpec, run: dict[str, Any], report: Report | None, outcome:
         "",
         "## How to load it",
         "",
-        *_loading(spec, base),
-        *_guidance(spec),
+        *loading_lines(spec, base),
+        *guidance_lines(spec),
         "",
         "## Does it still listen?",
         "",
@@ -170,8 +171,19 @@ def _feeding(spec: PolicySpec) -> Sequence[str]:
         f"- control rate {spec.rate_hz:g} Hz; chunks of {spec.chunk_size} steps, execute {spec.execute_steps}, "
         "then ask again",
         f"- words to tokens: {_tokenizer(spec)}",
+        *_action_tokens(spec),
         f"- normalisation statistics (from the {spec.statistics_from}) and all of the above, for machines: "
         f"`{FILE_NAME}`",
+    ]
+
+
+def _action_tokens(spec: PolicySpec) -> Sequence[str]:
+    if not spec.action_tokens:
+        return []
+    tokens = read_action_tokens(spec.action_tokens)
+    return [
+        f"- actions are written in tokens, {spec.chunk_size * len(spec.action_names)} a chunk: each dimension's middle "
+        f"98% in {tokens.bins} bins, the tokens {tokens.first} to {tokens.ids[-1]}; the most probable one is taken"
     ]
 
 
@@ -305,81 +317,6 @@ def _when(found: dict[str, Any], *, switched: bool) -> str:
 
 def _colour(values: Sequence[float]) -> str:
     return "RGB " + "/".join(f"{value:.0f}" for value in values)
-
-
-def _loading(spec: PolicySpec, base: str) -> Sequence[str]:
-    if spec.kind == "full":
-        lines = ["Full fine-tuning has no adapter: `merged/` is the whole model, in the base's own layout."]
-        return [*lines, "", *_vla_loading('"path/to/this/bundle/merged"', spec)]
-    own = _vla_loading(f'"{base}", Path("path/to/this/bundle")', spec)
-    alone = {
-        "frozen": "There are no weights here to load with peft or transformers: they know nothing of the calibration.",
-        "bottleneck": "The adapter's files are in vla-cli's own format: **`PeftModel` does not read them**. There is "
-        "no merged model: bottlenecks are not linear, and no weights of the base's shape act as they do.",
-    }
-    if spec.kind in alone:
-        return [*own, "", alone[spec.kind]]
-    peft = [
-        "```python",
-        "from peft import PeftModel",
-        "from transformers import PI0ForConditionalGeneration",
-        "",
-        f'base = PI0ForConditionalGeneration.from_pretrained("{base}")',
-        'policy = PeftModel.from_pretrained(base, "path/to/this/bundle")',
-        "```",
-    ]
-    beyond = [
-        *(["the calibration"] if spec.calibration.get("parts") else []),
-        *(["the default guidance"] if _is_guided(spec) else []),
-    ]
-    if not beyond:
-        return peft
-    return [*own, "", f"The weights alone; **`PeftModel` does not apply {' and '.join(beyond)}**:", "", *peft]
-
-
-def _vla_loading(arguments: str, spec: PolicySpec) -> list[str]:
-    lines = [
-        *(["from pathlib import Path", ""] if "Path(" in arguments else []),
-        *(["from vla_cli.guidance import choose, is_guided"] if _is_guided(spec) else []),
-        "from vla_cli.policies.flow import load",
-        "",
-        f"policy = load({arguments})",
-    ]
-    if spec.calibration.get("parts"):
-        lines += ["# through the calibration; policy.is_calibrated(images) says for which of them it is on"]
-    lines += [
-        f"# for B observations: images [B, {len(spec.cameras)}, height, width, 3] uint8 RGB, state "
-        f"[B, {len(spec.state_names)}] and",
-        "# noise of the shape policy.noise_shape(B), standard normal, float32; B instructions",
-    ]
-    if _is_guided(spec):
-        lines += [
-            "trained = policy.spec.instructions",
-            "guidance = choose(policy.spec.guidance, trained)",
-            "guidance = guidance if is_guided(guidance, instruction, trained) else None",
-            "actions = policy.act(images, state, [instruction], noise, guidance=guidance)",
-        ]
-    else:
-        lines += ["actions = policy.act(images, state, [instruction], noise)"]
-    return ["```python", *lines, "```"]
-
-
-def _is_guided(spec: PolicySpec) -> bool:
-    return read_default(spec.guidance)[0] != PLAIN_KIND
-
-
-def _guidance(spec: PolicySpec) -> Sequence[str]:
-    """How to get the default guidance, which only vla-cli's own policies can do."""
-    kind, weight = read_default(spec.guidance)
-    if kind == PLAIN_KIND:
-        return []
-    return [
-        "",
-        f"Default guidance at test time: {kind}, weight {weight:g} ({spec.guidance.get('why', 'stated by hand')}). "
-        "It is no property of the weights: `act` is told, at every call, as above. `vla_cli.guidance.is_guided` is the "
-        "rule by which `vla eval-steer` guides too: a contrast covers no instruction that was trained, guidance away "
-        "from the empty prompt covers them all.",
-    ]
 
 
 def _steerability(report: Report | None) -> Sequence[str]:

@@ -12,6 +12,9 @@ and noise, and v is the flow-matching velocity at one a_t and t. Four kinds, one
     orthogonal  v = v_c + gamma * (v_c - proj_{v_u} v_c)         v_c = v(tau+), v_u = v("")
                 proj_{v_u} v_c = v_u * <v_c, v_u> / |v_u|^2 (after arXiv 2608.04396)
 
+Of a policy that writes tokens v is the action tokens' centred logits, and all branches go on from the same tokens
+(`policies.token_model`).
+
 For the first three w = 1 is plain prompting, w = 0 is the negative, and swapping the prompts (one negative) is
 w -> 1 - w. For `orthogonal` gamma = 0 is plain prompting; <., .> runs over all real action dimensions and all steps of
 one sample's chunk, and padded dimensions keep v_c. The paper writes "v + gamma * (...)": here that v is v_c, the

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from vla_cli.adapter import FLOW, BaseReference, Kind, PolicySpec
+from vla_cli.adapter import BaseReference, Kind, PolicySpec
 from vla_cli.dataset import Dataset, Demonstration
 from vla_cli.errors import ConfigError, InputError
 from vla_cli.guidance import PLAIN_KIND, negatives_of
@@ -28,6 +28,9 @@ class Base:
         action_limit, state_limit: dimensions that its projections take.
         image_size: edge of its pictures in pixels.
         chunk_size: steps a chunk.
+        family: key of `policies.FAMILIES`.
+        action_tokens: how it writes actions, where it carries no `policy.json` and writes them.
+        heads: whether state and actions go through projections that belong to one robot.
     """
 
     reference: BaseReference
@@ -36,6 +39,9 @@ class Base:
     state_limit: int
     image_size: int
     chunk_size: int
+    family: str
+    action_tokens: dict[str, Any] = field(default_factory=dict)
+    heads: bool = True
 
 
 def adapted_spec(
@@ -67,7 +73,7 @@ def adapted_spec(
                 f"(they are: {', '.join(names[:4])}, ..., {names[-1]})",
             )
     instructions = list(dict.fromkeys(text for d in dataset.split("train") for text in d.instructions))
-    keep = own is not None and _fits(dataset, own, warnings)
+    keep = own is not None and _fits(dataset, own, warnings, heads=base.heads)
     statistics = (own.state, own.actions) if own is not None and keep else _dataset_statistics(dataset)
     if own is not None and (said := _cameras_differ(dataset.cameras, own.cameras)):
         warnings.append(said)
@@ -77,7 +83,7 @@ def adapted_spec(
             "one chunk covers another length of time than the base learned."
         )
     return PolicySpec(
-        family=FLOW,
+        family=base.family,
         kind=kind,
         cameras=dataset.cameras,
         image_size=own.image_size if own else base.image_size,
@@ -96,6 +102,7 @@ def adapted_spec(
         world=dataset.world,
         guidance=_guidance(recipe, instructions, warnings),
         squared=dataset.squared,
+        action_tokens=own.action_tokens if own else base.action_tokens,
     )
 
 
@@ -175,15 +182,15 @@ def _reach(statistics: Statistics, of: Statistics) -> float:
     return max(float(np.abs(statistics.normalise(bound)).max()) for bound in (of.q01, of.q99))
 
 
-def _fits(dataset: Dataset, own: PolicySpec, warnings: list[str]) -> bool:
+def _fits(dataset: Dataset, own: PolicySpec, warnings: list[str], *, heads: bool) -> bool:
     """Whether the base's statistics describe this robot: equal widths, and no value far outside."""
     state, actions = dataset.statistics.state, dataset.statistics.actions
     if (len(state), len(actions)) != (len(own.state), len(own.actions)):
         warnings.append(
             f"The dataset has {len(state)} state and {len(actions)} action dimensions, the base was trained with "
             f"{len(own.state)} and {len(own.actions)}: this robot is new to the base. The dataset's own statistics are "
-            "used and the state and action projections are trained outright; little of what the base could do "
-            "can be expected to carry over."
+            f"used{' and the state and action projections are trained outright' if heads else ''}; little of what the "
+            "base could do can be expected to carry over."
         )
         return False
     largest = max(_reach(own.state, state), _reach(own.actions, actions))

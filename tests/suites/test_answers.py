@@ -34,6 +34,7 @@ class Answering:
     """A policy whose chunk is its noise and, where the words are other ones, `strength` times a direction of theirs."""
 
     spec: Any = None
+    draws_noise = True
 
     def __init__(self, strength: Any, noise: float = 0.1) -> None:
         self.strength, self.noise = strength, noise
@@ -91,6 +92,33 @@ def test_the_response_is_in_units_of_another_seed(recorded: Dataset, others: lis
     assert quiet == pytest.approx(10 * noisy)
     # unit noise beside unit answers: two seeds differ by sqrt(2)
     assert noisy == pytest.approx(1 / np.sqrt(2), rel=0.4)
+
+
+def test_a_policy_without_noise_has_no_response_but_what_it_keeps(recorded: Dataset, others: list[Alternative]) -> None:
+    class Still(Answering):
+        """Whatever the noise."""
+
+        draws_noise = False
+
+    policies = {"base": Still(1.0, noise=0.0), "half": Still(0.5, noise=0.0), "silent": Still(0.0, noise=0.0)}
+    findings = answers.run(policies, recorded, others, seed=0)
+    found = {(row.policy, row.condition, row.metric): row.value for row in findings.rows}
+    assert not any(metric == "response" for _, _, metric in found)
+    assert "not told of base, half, silent" in findings.warnings[-1]
+    for condition in answers.CONDITIONS:
+        assert found["half", condition, "kept"] == pytest.approx(0.5)
+        assert found["silent", condition, "kept"] == 0
+    # each was asked once, not once a draw
+    assert len(policies["base"].told) < len(measured_with(Answering(1.0), recorded, others).told) / 4
+    # a base that other words move no further than a rewording answers nothing
+    deaf = answers.run({"base": Still(0.0, noise=0.0), "same": Still(0.0, noise=0.0)}, recorded, others, seed=0)
+    assert not any(row.metric == "kept" for row in deaf.rows)
+    assert any("what a rewording does" in warning for warning in deaf.warnings)
+
+
+def measured_with(policy: Answering, recorded: Dataset, others: list[Alternative]) -> Answering:
+    answers.run({"base": policy}, recorded, others, seed=0)
+    return policy
 
 
 def test_objects_are_asked_for_before_the_grasp_and_places_while_something_is_held(

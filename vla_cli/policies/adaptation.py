@@ -1,4 +1,4 @@
-"""Making a π0 model trainable, in full, through peft or by bottlenecks, and saving the result as an adapter."""
+"""Making a model trainable, in full, through peft or by bottlenecks, and saving the result as an adapter."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from vla_cli.errors import ConfigError
 from vla_cli.files import write_json
 from vla_cli.policies.bottleneck import BottleneckModel, save_bottlenecks
 from vla_cli.policies.modalities import (
-    FULL_MODULES,
-    HEADS,
-    LORA_TARGETS,
     MODALITIES,
+    full_modules,
+    heads_of,
     is_unused,
+    lora_pattern,
     lora_targets,
     modality_of,
+    parameter_groups,
 )
 from vla_cli.policies.quantization import no_code_from_the_hub, quantize, size_of, whole
 from vla_cli.recipe import BOTTLENECK, Recipe
@@ -84,7 +85,11 @@ def make_trainable(model: nn.Module, layout: Layout, *, train_heads: bool, seed:
         layout: which modalities train, and how.
         train_heads: train the state and action projections outright (a robot that is new to the base).
         seed: of LoRA's or the bottlenecks' initial values.
+
+    Raises:
+        ConfigError: nothing of this base would train.
     """
+    _check_trains(model, layout)
     if layout.widths:
         assert not layout.is_peft and not layout.full, "bottlenecks are beside frozen modalities alone"
         return BottleneckModel(model, widths=layout.widths, train_heads=train_heads, seed=seed)
@@ -103,6 +108,23 @@ def make_trainable(model: nn.Module, layout: Layout, *, train_heads: bool, seed:
     )
 
 
+def _check_trains(model: nn.Module, layout: Layout) -> None:
+    """Refuse modalities that a base has no weights of its own for.
+
+    Raises:
+        ConfigError: there are none in any that is to train.
+    """
+    wanted = (*layout.ranks, *layout.full, *layout.widths)
+    groups = parameter_groups(model)
+    if wanted and not any(groups[modality] for modality in wanted):
+        raise ConfigError(
+            f"Only {', '.join(wanted)} would train, and this base has no weights of its own for that: where a token "
+            "policy's output head is its embedding, the language model acts",
+            expected="vision or language to train as well",
+            hint="--language lora",
+        )
+
+
 def make_full(model: nn.Module, modalities: Sequence[str] = MODALITIES, *, train_heads: bool = False) -> nn.Module:
     """Let every parameter of these modalities train that influences an action; freeze the rest.
 
@@ -112,7 +134,7 @@ def make_full(model: nn.Module, modalities: Sequence[str] = MODALITIES, *, train
         train_heads: let the state and action projections train too, whatever their modality does.
     """
     for name, parameter in model.named_parameters():
-        wanted = modality_of("." + name) in modalities or (train_heads and name.partition(".")[0] in HEADS)
+        wanted = modality_of("." + name) in modalities or (train_heads and name.partition(".")[0] in heads_of(model))
         parameter.requires_grad_(wanted and not is_unused(name, model.config))
     return model
 
@@ -127,7 +149,7 @@ def make_lora(
     full: Sequence[str] = (),
     by_layer: Mapping[str, int] | None = None,
 ) -> nn.Module:
-    """Wrap a π0 model with LoRA on every linear of some modalities that influences an action.
+    """Wrap a model with LoRA on every linear of some modalities that influences an action.
 
     Args:
         model: the bare base model.
@@ -141,13 +163,13 @@ def make_lora(
     with no_code_from_the_hub():
         from peft import LoraConfig, get_peft_model
 
-    targets = lora_targets(model, list(ranks))
-    if train_heads:
-        targets = [name for name in targets if name not in HEADS]
-    patterns = {m: LORA_TARGETS[m] for m in MODALITIES if m in ranks}
+    targets, heads = lora_targets(model, list(ranks)), heads_of(model) if train_heads else ()
+    targets = [name for name in targets if name not in heads]
+    patterns = {m: lora_pattern(model, m) for m in MODALITIES if m in ranks}
+    patterns = {m: pattern for m, pattern in patterns.items() if pattern}
     pattern = "|".join(f"(?:{p})" for p in patterns.values())
     first = next(iter(ranks.values()))
-    saved = [*(module for m in full for module in FULL_MODULES[m]), *(HEADS if train_heads else ())]
+    saved = [*(module for m in full for module in full_modules(model, m)), *heads]
     saved = list(dict.fromkeys(saved))  # the heads of an action expert that trains outright are part of it
     uneven = len(set(ranks.values())) > 1
     strength = 1.0 if uneven else (alpha or first) / first
@@ -300,7 +322,9 @@ def save_trained(model: Any, directory: Path, *, base_name: str) -> None:
     """Save what was trained: an adapter's two files, or the whole model in the base's own layout."""
     if isinstance(model, BottleneckModel):
         return save_bottlenecks(model, directory, base_name=base_name)
-    model.save_pretrained(directory, safe_serialization=True)
+    # peft would save an output head that LoRA is around as a whole, which is the base's
+    peft_only: dict[str, Any] = {"save_embedding_layers": False} if hasattr(model, "peft_config") else {}
+    model.save_pretrained(directory, safe_serialization=True, **peft_only)
     # peft's card is a template of blanks; export-adapter writes a real one
     (directory / "README.md").unlink(missing_ok=True)
     config = directory / ADAPTER_CONFIG
@@ -317,7 +341,7 @@ def adapter_state(model: Any, name: str = "default") -> dict[str, Tensor]:
         return model.adapter_state()
     from peft import get_peft_model_state_dict
 
-    return get_peft_model_state_dict(model, adapter_name=name)
+    return get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
 
 
 def changes_something(model: Any, name: str = "default") -> bool:

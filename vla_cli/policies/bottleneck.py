@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from vla_cli.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from vla_cli.files import read_json, write_json
-from vla_cli.policies.modalities import HEADS, MODALITIES, bottleneck_targets, modality_of
+from vla_cli.policies.modalities import HEADS, MODALITIES, bottleneck_targets, heads_of, modality_of
 from vla_cli.recipe import BOTTLENECK, HIGHEST_RANK
 
 ACTIVATION = "gelu_tanh"
@@ -109,16 +109,17 @@ class BottleneckModel(nn.Module):
         for name in bottleneck_targets(model, list(widths)):
             linear: Any = model.get_submodule(name)
             model.set_submodule(name, Adapted(linear, widths[modality_of("." + name)]))
-        for name in HEADS if train_heads else ():
+        heads = heads_of(model) if train_heads else ()
+        for name in heads:
             copied = Outright(model.get_submodule(name))
             copied.modules_to_save.requires_grad_(True)
             model.set_submodule(name, copied)
         # a parameter is then called as under peft: base_model.model.NAME
         self.base_model = nn.ModuleDict({"model": model})
-        self.widths, self.heads = dict(widths), list(HEADS if train_heads else ())
+        self.widths, self.heads = dict(widths), list(heads)
 
     def get_base_model(self) -> Any:
-        """The π0 model itself, with what was put into it."""
+        """The model itself, with what was put into it."""
         return self.base_model["model"]
 
     def bottlenecks(self) -> dict[str, Bottleneck]:

@@ -1,9 +1,10 @@
-"""π0 checkpoints on disk: finding and loading a base, and putting an adapter onto it without losing a key."""
+"""Checkpoints on disk: finding and loading a base of any family, and putting an adapter onto it, key by key."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,11 @@ from vla_cli.adapter import (
     tokenizer_files,
 )
 from vla_cli.errors import InputError, words
+from vla_cli.policies import FAMILIES
 from vla_cli.policies.adaptation import adapter_state, changes_something
 from vla_cli.policies.bottleneck import load_bottlenecks
+from vla_cli.policies.family import Family
 from vla_cli.policies.modalities import is_unused
-from vla_cli.policies.prompts import Prompts
 from vla_cli.policies.quantization import no_code_from_the_hub
 from vla_cli.policies.weight_files import check_weight_files
 from vla_cli.provenance import ARTEFACTS, written_by
@@ -36,13 +38,6 @@ from vla_cli.recipe import BOTTLENECK
 CONFIG = "config.json"
 _TEXTS = ("*.json", "*.model", "*.txt")
 """What is fetched beside safetensors: configurations and tokenizers. No pickle ever is."""
-_SIZES = (
-    *("chunk_size", "max_state_dim", "max_action_dim", "num_inference_steps", "image_size", "patch_size", "vocab_size"),
-    *("hidden_size", "intermediate_size", "head_dim"),
-    *("num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
-)
-_LARGEST_SIZE = 10**7
-"""More than any model's; products of such numbers still fit into 64 bits."""
 _LAYER = re.compile(r"\.layers\.\d+\.(?!.*rotary_emb)")
 """A weight of a layer of a tower; the rotary embedding's old buffers are computed anew."""
 _EXPECTED = f"a directory with {CONFIG} and model.safetensors, or a hub id such as lerobot/pi0_base"
@@ -110,48 +105,57 @@ def _is_of_bottlenecks(directory: Path) -> bool:
     return has_spec(directory) and load_spec(directory).kind == BOTTLENECK
 
 
-def load_config(directory: Path) -> Any:
-    """Read a π0 configuration, in transformers' layout or in LeRobot's (`"type": "pi0"`, sizes of the full model).
+def family_of(directory: Path) -> Family:
+    """The family of a base, by its configuration.
 
     Raises:
-        InputError: there is none, or it is of another model.
+        InputError: there is none, or it is of a model of no family.
     """
-    from transformers import PI0Config
+    return family_for(_document(directory), str(directory / CONFIG))
 
+
+def family_for(document: Mapping[str, Any], whose: str = CONFIG) -> Family:
+    """The family of a model with this configuration.
+
+    Raises:
+        InputError: there is none.
+    """
+    families: list[Family] = [FAMILIES.get(name) for name in FAMILIES]
+    for family in families:
+        if family.recognises(document):
+            return family
+    kind = document.get("model_type") or document.get("type")
+    raise InputError(
+        f"{whose} is of a '{kind}' model", expected=" or ".join(family.noun for family in families), hint=_HINT
+    )
+
+
+def _document(directory: Path) -> dict[str, Any]:
     path = directory / CONFIG
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error})", expected="the configuration of a pi0 model") from None
-    kind = (document.get("model_type") or document.get("type")) if isinstance(document, dict) else None
-    if kind != "pi0":
-        raise InputError(f"{path} is of a '{kind}' model", expected="'pi0'", hint="--base with a pi0-family model")
-    kept = {key: document[key] for key in ("chunk_size", "max_state_dim", "max_action_dim") if key in document}
+        raise InputError(f"{path} cannot be read ({error})", expected="the configuration of a policy's model") from None
+    return document if isinstance(document, dict) else {}
+
+
+def load_config(directory: Path) -> Any:
+    """Read a base's configuration.
+
+    Raises:
+        InputError: there is none, or it is of a model of no family, or no model can be of it.
+    """
+    path, family = directory / CONFIG, family_of(directory)
     try:
-        config = PI0Config.from_dict(document) if "model_type" in document else PI0Config(**kept)
-        impossible = _impossible_sizes(config)
+        config = family.config(_document(directory))
+        impossible = family.impossible(config)
     except Exception as error:  # transformers raises many kinds for values that cannot be
         raise InputError(
-            f"{path} cannot be used ({words(error)})", expected="the configuration of a pi0 model"
+            f"{path} cannot be used ({words(error)})", expected=f"the configuration of {family.noun}"
         ) from None
     if impossible:
-        raise InputError(
-            f"{path} cannot be used ({'; '.join(impossible)})", expected=f"sizes from 1 to {_LARGEST_SIZE}"
-        )
+        raise InputError(f"{path} cannot be used ({'; '.join(impossible)})", expected="sizes from 1 to 10000000")
     return config
-
-
-def _impossible_sizes(config: Any) -> list[str]:
-    """Sizes that no model has: transformers builds some of these, and fails when it acts."""
-    vlm = config.vlm_config
-    parts = {"": config, "dit_config.": config.dit_config}
-    parts |= {"vlm_config.text_config.": vlm.text_config, "vlm_config.vision_config.": vlm.vision_config}
-    sizes = {f"{where}{name}": getattr(part, name, None) for where, part in parts.items() for name in _SIZES}
-    return [
-        f"{name} is {size}"
-        for name, size in sizes.items()
-        if size is not None and not (isinstance(size, int) and 1 <= size <= _LARGEST_SIZE)
-    ]
 
 
 def locate_tokenizer(files: BaseFiles, tokenizer: str = "") -> Path:
@@ -184,10 +188,10 @@ def _no_tokenizer(files: BaseFiles, tokenizer: str, why: object) -> InputError:
     )
 
 
-def load_base(base: str, *, tokenizer: str = "") -> tuple[nn.Module, Prompts, BaseFiles]:
+def load_base(base: str, *, tokenizer: str = "") -> tuple[nn.Module, Any, BaseFiles]:
     """Load a base model in float32 on the CPU, with its prompts.
 
-    The same code loads the miniature and `lerobot/pi0_base`.
+    The same code loads the miniatures and `lerobot/pi0_base`.
 
     Args:
         base: directory or hub id.
@@ -207,38 +211,36 @@ def load_model(files: BaseFiles) -> nn.Module:
     Raises:
         InputError: weights are missing or damaged, or do not fit the configuration.
     """
-    config = load_config(files.directory)
-    config.loss_reduction = "none"
+    config = family_of(files.directory).for_training(load_config(files.directory))
     return _with_weights(files.directory, config, f"The weights of base '{files.reference.name}'")
 
 
-def load_prompts(files: BaseFiles, tokenizer: str = "") -> Prompts:
-    """What makes a base's prompts of instructions; no weight is read for it.
+def load_prompts(files: BaseFiles, tokenizer: str = "") -> Any:
+    """What makes a base's prompts of instructions (see `Family.prompts`); no weight is read for it.
 
     Args:
         files: of the base.
         tokenizer: as for `load_base`.
 
     Raises:
-        InputError: there is no tokenizer, or it is damaged, or no tokenizer of a pi0 model.
+        InputError: there is no tokenizer, or it is damaged, or no tokenizer of such a model.
+    """
+    return family_of(files.directory).prompts(files, tokenizer)
+
+
+def load_tokenizer(files: BaseFiles, tokenizer: str = "") -> tuple[Any, Path]:
+    """A base's tokenizer, and the directory that it is from.
+
+    Raises:
+        InputError: there is none, or it is damaged.
     """
     from transformers import AutoTokenizer
 
     directory = locate_tokenizer(files, tokenizer)
     try:
-        found = AutoTokenizer.from_pretrained(directory)
+        return AutoTokenizer.from_pretrained(directory), directory
     except Exception as error:  # transformers raises many kinds for damaged files
         raise _no_tokenizer(files, tokenizer, words(error)) from None
-    if found.bos_token is None:
-        raise InputError(
-            f"The tokenizer in {directory} has no token for the beginning of a sentence, with which every prompt of a "
-            "pi0 model begins",
-            expected="a bos_token in tokenizer_config.json",
-            hint="--tokenizer with that of the base (pi0's is that of google/paligemma-3b-pt-224)",
-        )
-    config = load_config(files.directory).vlm_config
-    patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
-    return Prompts(found, config.image_token_id, patches, vocabulary=config.text_config.vocab_size)
 
 
 def _with_weights(directory: Path, config: Any, whose: str) -> Any:
@@ -247,10 +249,8 @@ def _with_weights(directory: Path, config: Any, whose: str) -> Any:
     Raises:
         InputError: weights are missing or damaged, not finite, or do not fit the configuration.
     """
-    from transformers import PI0ForConditionalGeneration
-
     # its return type depends on output_loading_info, which annotations do not say
-    from_pretrained: Any = PI0ForConditionalGeneration.from_pretrained
+    from_pretrained: Any = family_of(directory).model_class().from_pretrained
     try:
         model, report = from_pretrained(
             directory, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True

@@ -8,21 +8,24 @@ from typing import Any
 from vla_cli.adapter import PolicySpec
 from vla_cli.guidance import Guidance, negatives_of
 from vla_cli.language.alternatives import Alternative
+from vla_cli.language.phrasing import paraphrases
 from vla_cli.matching import plain_guidance
-from vla_cli.policies.flow import FlowPolicy
+from vla_cli.policies.policy import Policy
 from vla_cli.policies.response import choose_guidance, measure_response
 from vla_cli.provenance import RunRecord
 from vla_cli.windows import Windows
 
 RESPONSE_WINDOWS = 32
 """Frames of the demonstrations at which the response to words is measured."""
+REWORDINGS = 4
+"""Of the trained instruction, beside which the response of a policy without noise is measured."""
 
 
 def measured_guidance(
     kind: str,
     spec: PolicySpec,
-    policy: FlowPolicy,
-    frozen: Callable[[], FlowPolicy],
+    policy: Policy,
+    frozen: Callable[[], Policy],
     demonstrations: Windows,
     alternatives: Sequence[Alternative],
     *,
@@ -57,6 +60,13 @@ def measured_guidance(
         draws=4,
         seed=seed,
         kind=kind,
+        paraphrases=() if policy.draws_noise else _rewordings(policy, trained, seed),
     )
     record.facts["response"] = found.document()
     return choose_guidance(found, kind).document()
+
+
+def _rewordings(policy: Policy, trained: str, seed: int) -> list[str]:
+    """Other words of the same meaning that the policy can read: without a seed, they tell a response from noise."""
+    known = [text for text in paraphrases(trained, 8 * REWORDINGS, seed=seed) if not policy.prompts.unknown_words(text)]
+    return known[:REWORDINGS]

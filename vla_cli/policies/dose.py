@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-from vla_cli.policies.flow import SMALL_MODEL
+from vla_cli.policies.device import SMALL_MODEL
 from vla_cli.recipe import LargeBase, Recipe, divisors
 
 FEWEST_STEPS, MOST_STEPS = 1000, 30_000

@@ -20,7 +20,8 @@ from typing import Any
 import torch
 
 from vla_cli.policies.adaptation import Layout, count_parameters, is_added, make_trainable, trained_parameters
-from vla_cli.policies.flow import SMALL_MODEL
+from vla_cli.policies.checkpoint import family_for
+from vla_cli.policies.device import SMALL_MODEL
 from vla_cli.policies.flow_matching import Batch, FlowModel, flow_losses
 from vla_cli.policies.modalities import MODALITIES
 from vla_cli.policies.quantization import BYTES_A_WEIGHT, quantized_linears
@@ -78,9 +79,7 @@ def sizes_of(config: Any, *, layout: Layout, train_heads: bool) -> Sizes:
 
 def untrained(config: Any) -> Any:
     """A model of this configuration with weights drawn at random, on torch's default device."""
-    from transformers import PI0ForConditionalGeneration
-
-    return PI0ForConditionalGeneration(config)
+    return family_for(config.to_dict()).untrained(config)
 
 
 @dataclass(frozen=True)
@@ -149,14 +148,14 @@ def _blank(config: Any, size: Pass) -> Batch:
         )
 
 
-def memory(sizes: Sizes, *, copies: int = 1, kept: int = 0, activations: int = 0) -> dict[str, Any]:
+def memory(sizes: Sizes, *, copies: int = 1, kept: int = 0, activations: int | None = 0) -> dict[str, Any]:
     """What training takes, in bytes of float32.
 
     Args:
         sizes: of the model.
         copies: 2 where the frozen base is kept beside the model that trains.
         kept: numbers that are kept beside both: of retention methods and early stopping.
-        activations: bytes that a forward pass keeps; see `activation_bytes`.
+        activations: bytes that a forward pass keeps; see `activation_bytes`. None where they are not counted.
 
     Returns:
         "parameters" and "trained_parameters"; "weight_bytes" of the model that trains and of the base beside it;
@@ -168,11 +167,13 @@ def memory(sizes: Sizes, *, copies: int = 1, kept: int = 0, activations: int = 0
         "weight_bytes": FLOAT32 * (sizes.total + (copies - 1) * sizes.bare) - round(copies * saved),
         "optimiser_bytes": FLOAT32 * GRADIENT_AND_MOMENTS * sizes.trained,
         "kept_bytes": FLOAT32 * kept,
-        "activation_bytes": activations,
+        "activation_bytes": activations or 0,
     }
     names = ("weights", "gradients and moments", "kept for retention and early stopping", "activations")
     parts = [f"{gigabytes(count)} {name}" for name, count in zip(names, found.values(), strict=True) if count]
     said = f"{gigabytes(sum(found.values()))}: {', '.join(parts)}"
+    if activations is None:
+        said += "; activations come on top, and are not counted for a policy that writes tokens"
     return {"parameters": sizes.total, "trained_parameters": sizes.trained, **found, "memory": said}
 
 

@@ -9,30 +9,34 @@ State and actions are normalised with the policy's statistics and padded with ze
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from threading import RLock
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vla_cli.adapter import FLOW, PolicySpec, check_base, check_tokenizer, has_spec, load_spec
-from vla_cli.calibration import Calibration
-from vla_cli.errors import ConfigError, InputError, words
+from vla_cli.adapter import FLOW, PolicySpec
+from vla_cli.errors import InputError
 from vla_cli.guidance import Guidance
-from vla_cli.policies.adaptation import Deltas
-from vla_cli.policies.checkpoint import attach, load_base, locate_base, locate_tokenizer
+from vla_cli.policies.checkpoint import BaseFiles, load_config, load_tokenizer
+from vla_cli.policies.family import Family, Limits
 from vla_cli.policies.flow_matching import Batch, FlowModel, flow_losses, prepare_images, sample_chunk, sample_time
-from vla_cli.policies.modalities import modality_of
+from vla_cli.policies.loading import load_policy
+from vla_cli.policies.policy import Policy
 from vla_cli.policies.prompts import Prompts
-from vla_cli.synchrony.synchronise import square
-from vla_cli.windows import Samples
+
+_SIZES = (
+    *("chunk_size", "max_state_dim", "max_action_dim", "num_inference_steps", "image_size", "patch_size", "vocab_size"),
+    *("hidden_size", "intermediate_size", "head_dim"),
+    *("num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+)
+_LARGEST_SIZE = 10**7
+"""More than any model's; products of such numbers still fit into 64 bits."""
 
 
-class FlowPolicy:
+class FlowPolicy(Policy):
     """A π0-family policy with its prompts, statistics and, when adapted, its adapter.
 
     Args:
@@ -42,33 +46,16 @@ class FlowPolicy:
         device: where it runs.
     """
 
+    prompts: Prompts
+
     def __init__(self, model: nn.Module, prompts: Prompts, spec: PolicySpec, device: str) -> None:
-        self.model = model.to(device)
+        super().__init__(model, prompts, spec, device)
         self.flow = FlowModel(self.model)
-        self.prompts = prompts
-        self.spec = spec
-        self.device = device
-        self.calibration: Calibration | None = None
-        self._deltas: Deltas | None = None
-        # adapters are switched in the model itself; a model that is never switched needs no turns
-        self._switch: AbstractContextManager[Any] = nullcontext()
 
     @property
     def config(self) -> Any:
         """The model's configuration."""
         return self.flow.config
-
-    def calibrate(self, calibration: Calibration | None) -> None:
-        """Act through a calibration from now on; None for none."""
-        self.calibration = calibration
-        switched = calibration is not None and hasattr(self.model, "disable_adapter")
-        self._switch = RLock() if switched else nullcontext()
-
-    def behind(self, calibration: Calibration | None) -> FlowPolicy:
-        """The same weights acting through a calibration (None for none); this policy stays as it is."""
-        twin = FlowPolicy(self.model, self.prompts, self.spec, self.device)
-        twin.calibrate(calibration)
-        return twin
 
     def collate(
         self,
@@ -78,15 +65,7 @@ class FlowPolicy:
         actions: np.ndarray | None = None,
         real_steps: np.ndarray | None = None,
     ) -> Batch:
-        """Raw observations (and actions) to a batch on the device.
-
-        Args:
-            images: uint8 RGB [B, C, H, W, 3].
-            state: [B, S] raw units.
-            instructions: B of them.
-            actions: [B, T, A] raw units, padded steps holding anything finite.
-            real_steps: [B, T] bool, False on padded steps.
-        """
+        """Raw observations (and actions) to a batch on the device; see `Policy.collate`."""
         cameras = images.shape[1]
         ids, mask = self.prompts(instructions, cameras)
         pixels = prepare_images(images.reshape(-1, *images.shape[2:]), self.spec.image_size)
@@ -103,90 +82,11 @@ class FlowPolicy:
             batch.mask[..., : actions.shape[-1]] = torch.from_numpy(real_steps).float()[..., None]
         return _to(batch, self.device)
 
-    def batch(self, samples: Samples) -> Batch:
-        """`collate` for windows with their actions."""
-        return self.collate(samples.images, samples.state, samples.instructions, samples.actions, samples.real_steps)
-
     def losses(self, batch: Batch, *, draws: int, generator: torch.Generator) -> Tensor:
         """Masked flow-matching loss of each window, float32 [B]."""
         return flow_losses(self.flow, batch, draws=draws, generator=generator)
 
-    def act(
-        self,
-        images: np.ndarray,
-        state: np.ndarray,
-        instructions: Sequence[str],
-        noise: np.ndarray,
-        *,
-        steps: int | None = None,
-        guidance: Guidance | None = None,
-    ) -> np.ndarray:
-        """Predict an action chunk for each observation, through the calibration when the policy has one.
-
-        Pictures of another shape than the demonstrations' are prepared as `vla preprocess` prepared those.
-        `collate`, `losses` and `velocities` know nothing of the calibration: they take what the base would see.
-
-        Args:
-            images: uint8 RGB [B, C, H, W, 3], as the cameras give them.
-            state: [B, S] raw units.
-            instructions: B of them.
-            noise: [B, T, A_max] standard normal; the same noise gives the same actions.
-            steps: Euler steps; None takes the model's own.
-            guidance: how to move away from other prompts, or None for plain prompting.
-
-        Returns:
-            [B, T, A] float32, raw units.
-
-        Raises:
-            ConfigError: an instruction is one that the guidance moves away from.
-        """
-        self.model.eval()
-        images, state = self._prepared(images), np.asarray(state)
-        if self.calibration is None:
-            return self._planned(images, state, instructions, noise, steps, guidance)
-        here = self.calibration.is_here(images)
-        chunks = np.empty((len(images), noise.shape[1], len(self.spec.action_names)), np.float32)
-        for local, which in ((True, np.flatnonzero(here)), (False, np.flatnonzero(~here))):
-            if len(which) == 0:
-                continue
-            words = [instructions[int(i)] for i in which]
-            seen = self.calibration.observe(images[which]) if local else images[which]
-            # in the base's own domain the base acts as it always did: what was trained belongs to the deployment
-            with nullcontext() if local else self.unadapted():
-                found = self._planned(seen, state[which], words, noise[which], steps, guidance if local else None)
-            chunks[which] = self.calibration.command(found, state[which]) if local else found
-        return chunks
-
-    def is_calibrated(self, images: np.ndarray) -> np.ndarray:
-        """[B] bool: for which images [B, C, H, W, 3], as `act` takes them, the calibration is on.
-
-        It is off for pictures that look like the base's own domain, and where the policy has none.
-        """
-        if self.calibration is None:
-            return np.zeros(len(images), bool)
-        return self.calibration.is_here(self._prepared(images))
-
-    def _prepared(self, images: np.ndarray) -> np.ndarray:
-        """A robot's images as `vla preprocess` prepared the demonstrations'."""
-        if self.spec.squared is not None:
-            images = squared(images, self.spec.squared)
-        return images if self.calibration is None else resized(images, self.calibration.image_size)
-
-    @contextmanager
-    def unadapted(self) -> Iterator[None]:
-        """Within, LoRA or bottlenecks and what was trained outright beside them are switched off.
-
-        A model without stays as it is.
-        """
-        disable = getattr(self.model, "disable_adapter", None)
-        if disable is None:
-            yield
-            return
-        # switching is the model's state: nobody else may act with it meanwhile
-        with self._switch, disable():
-            yield
-
-    def _planned(
+    def planned(
         self,
         images: np.ndarray,
         state: np.ndarray,
@@ -195,7 +95,7 @@ class FlowPolicy:
         steps: int | None,
         guidance: Guidance | None,
     ) -> np.ndarray:
-        """Chunks [B, T, A] in the base's convention for what the base would see."""
+        """Chunks by Euler steps from the noise; see `Policy.planned`."""
         batch = self.collate(images, state, instructions)
         if guidance is not None and guidance.plain:
             guidance = None
@@ -235,69 +135,51 @@ class FlowPolicy:
         t = timestep[:, None, None]
         return timestep, t * noise + (1 - t) * batch.actions
 
+    def points(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """A random flow time and a_t around the recorded action: `noised`."""
+        return self.noised(batch, generator)
+
+    def own_points(
+        self, batch: Batch, points: tuple[Tensor, Tensor], generator: torch.Generator, *, steps: int, seen: Any = None
+    ) -> tuple[Tensor, Tensor]:
+        """The same flow times, and where this policy's own flow from fresh noise has come by then, in Euler steps."""
+        timestep, noisy = points
+        noise = torch.randn(noisy.shape, generator=generator).to(noisy)
+        return timestep, self.along(batch, noise, timestep, steps=steps, seen=seen)
+
+    def along(self, batch: Batch, noise: Tensor, timestep: Tensor, *, steps: int, seen: Any = None) -> Tensor:
+        """Where the flow that starts at `noise` [B, T, A_max] has come by `timestep` [B], in Euler steps from t = 1."""
+        seen = self.look(batch) if seen is None else seen
+        dt = (1 - timestep) / steps
+        noisy, now = noise, torch.ones_like(timestep)
+        for _ in range(steps):
+            noisy = noisy - dt[:, None, None] * self.velocities(batch, noisy, now, seen)
+            now = now - dt
+        return noisy
+
+    def predictions(self, batch: Batch, points: tuple[Tensor, Tensor], seen: Any = None) -> Tensor:
+        """Velocities [B, T, A_max] at the points."""
+        timestep, noisy = points
+        return self.velocities(batch, noisy, timestep, seen)
+
+    def gap(self, predicted: Tensor, wanted: Tensor, batch: Batch) -> Tensor:
+        """Squared differences of velocities, summed over real steps and dimensions."""
+        assert batch.mask is not None
+        return ((predicted - wanted) ** 2 * batch.mask).sum()
+
+    def reading(self, ids: Tensor) -> Tensor:
+        """What the language model makes of words [1, L] without a picture: the mean of their last states [D]."""
+        return self.flow.reading(ids)
+
     def hidden_states(self, batch: Batch) -> tuple[list[Tensor], Tensor]:
         """States of each VLM layer [B, L, D] that the action expert reads, and which tokens are real [B, L] bool."""
         output = self.flow.prefix(batch, hidden_states=True)
         # the last entry is behind the last layer, where nothing reads it any more
         return list(output.hidden_states[:-1]), batch.attention_mask.bool()
 
-    def remember_base(self) -> None:
-        """Keep the weights as they are now as the ones that `deltas` counts from: before training only."""
-        if self._deltas is None:
-            self._deltas = Deltas(self.model)
-
-    def deltas(self, names: Collection[str] | None = None) -> dict[str, Tensor]:
-        """Trained minus base weights by the base's parameter name, differentiable; LoRA's are its products.
-
-        Bottlenecks move no weight, and have none.
-
-        Args:
-            names: of the wanted ones; None for all.
-        """
-        assert self._deltas is not None, "remember_base was not called before training"
-        return self._deltas(names)
-
-    def trained_ways(self) -> dict[str, str]:
-        """Name of each delta to how it trains, "lora" or "full"; and of each layer with a "bottleneck" behind it."""
-        assert self._deltas is not None, "remember_base was not called before training"
-        return self._deltas.ways()
-
-    def base_norms(self) -> dict[str, float]:
-        """Name of each delta to the norm of the base's own weight."""
-        assert self._deltas is not None, "remember_base was not called before training"
-        return self._deltas.base_norms()
-
-    def scale_deltas(self, factors: Mapping[str, float]) -> None:
-        """theta = (1 - alpha) theta_pre + alpha theta with an alpha a modality, in place; others stay."""
-        assert self._deltas is not None, "remember_base was not called before training"
-        self._deltas.scale(factors)
-
-    def modality(self, parameter: str) -> str:
-        """ "vision", "language" or "action", by a parameter's name in the bare model."""
-        return modality_of("." + parameter)
-
     def noise_shape(self, batch: int) -> tuple[int, int, int]:
         """Shape of the noise `act` starts from."""
         return (batch, self.config.chunk_size, self.config.max_action_dim)
-
-
-def resized(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Images [B, C, H, W, 3] at another height and width, bicubic; as they are where they fit."""
-    if images.shape[2:4] == size:
-        return images
-    from PIL import Image
-
-    flat = images.reshape(-1, *images.shape[2:])
-    small = [np.asarray(Image.fromarray(i).resize((size[1], size[0]), Image.Resampling.BICUBIC)) for i in flat]
-    return np.stack(small).reshape(*images.shape[:2], *size, 3)
-
-
-def squared(images: np.ndarray, size: int) -> np.ndarray:
-    """Images [B, C, H, W, 3] as `vla preprocess --image-size` makes squares of them: padded with black, and resized."""
-    if images.shape[2:4] == (size, size):
-        return images
-    flat = images.reshape(-1, *images.shape[2:])
-    return np.stack([square(image, size) for image in flat]).reshape(*images.shape[:2], size, size, 3)
 
 
 def _padded(values: np.ndarray, width: int) -> Tensor:
@@ -311,85 +193,87 @@ def _to(batch: Batch, device: str) -> Batch:
     return Batch(**moved)
 
 
-SMALL_MODEL = 20_000_000
-"""Parameters below which a second torch thread brings so little (benchmarks/finetune_speed.py) that runs side by side
-are better; one thread also gives the same results on machines with more cores."""
+class FlowFamily(Family):
+    """Bases that transformers' `PI0ForConditionalGeneration` loads, in its layout or in LeRobot's."""
 
+    name = FLOW
+    noun = "a pi0 model"
 
-def set_threads(model: nn.Module, threads: int) -> None:
-    """Set torch's threads: as asked, or with 0 one for a small model and torch's own choice for others."""
-    if threads > 0:
-        torch.set_num_threads(threads)
-    elif is_small(model):
-        torch.set_num_threads(1)
+    def recognises(self, document: Mapping[str, Any]) -> bool:
+        """By `model_type`, or LeRobot's `type`."""
+        return (document.get("model_type") or document.get("type")) == "pi0"
 
+    def config(self, document: dict[str, Any]) -> Any:
+        """A π0 configuration, of transformers' layout or of LeRobot's (`"type": "pi0"`, sizes of the full model)."""
+        from transformers import PI0Config
 
-def is_small(model: nn.Module) -> bool:
-    """Whether a model is so small that one core a run is best."""
-    return sum(p.numel() for p in model.parameters()) < SMALL_MODEL
+        kept = {key: document[key] for key in ("chunk_size", "max_state_dim", "max_action_dim") if key in document}
+        return PI0Config.from_dict(document) if "model_type" in document else PI0Config(**kept)
 
+    def impossible(self, config: Any) -> list[str]:
+        """Sizes that no model has: transformers builds some of these, and fails when it acts."""
+        vlm = config.vlm_config
+        parts = {"": config, "dit_config.": config.dit_config}
+        parts |= {"vlm_config.text_config.": vlm.text_config, "vlm_config.vision_config.": vlm.vision_config}
+        sizes = {f"{where}{name}": getattr(part, name, None) for where, part in parts.items() for name in _SIZES}
+        return [
+            f"{name} is {size}"
+            for name, size in sizes.items()
+            if size is not None and not (isinstance(size, int) and 1 <= size <= _LARGEST_SIZE)
+        ]
 
-def pick_device(wish: str) -> str:
-    """ "auto" to "cuda" when there is one, else "cpu"; anything else as it is.
-
-    Raises:
-        ConfigError: torch knows no such device, or has none on this machine.
-    """
-    if wish == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(1, device=wish)
-    except (AssertionError, NotImplementedError, RuntimeError) as error:  # a torch built without CUDA asserts
-        raise ConfigError(
-            f"--device {wish} cannot be used here ({words(error)})",
-            expected="auto, cpu, or an accelerator that this torch was built for and this machine has",
-            hint="--device auto",
-        ) from None
-    return wish
-
-
-def _check_family(spec: PolicySpec, adapter: Path) -> None:
-    """Refuse what is no single policy.
-
-    Raises:
-        InputError: it holds several adapters.
-    """
-    if spec.family != FLOW:
-        raise InputError(
-            f"{adapter} holds several adapters ('{spec.family}'), each for its own task",
-            expected="one adapter",
-            hint="vla_cli.policies.task_adapters.load, or one of the folders in its adapters/",
+    def limits(self, config: Any, own: PolicySpec | None) -> Limits:
+        """As the configuration says."""
+        return Limits(
+            actions=config.max_action_dim,
+            state=config.max_state_dim,
+            image_size=config.vlm_config.vision_config.image_size,
+            chunk_size=config.chunk_size,
+            heads=True,
         )
+
+    def model_class(self) -> Any:
+        """transformers' own."""
+        from transformers import PI0ForConditionalGeneration
+
+        return PI0ForConditionalGeneration
+
+    def for_training(self, config: Any) -> Any:
+        """The configuration of a model whose loss is ours to average: it covers padded dimensions too."""
+        config.loss_reduction = "none"
+        return config
+
+    def prompts(self, files: BaseFiles, tokenizer: str) -> Prompts:
+        """What makes token ids of instructions."""
+        found, directory = load_tokenizer(files, tokenizer)
+        if found.bos_token is None:
+            raise InputError(
+                f"The tokenizer in {directory} has no token for the beginning of a sentence, with which every prompt "
+                "of a pi0 model begins",
+                expected="a bos_token in tokenizer_config.json",
+                hint="--tokenizer with that of the base (pi0's is that of google/paligemma-3b-pt-224)",
+            )
+        config = load_config(files.directory).vlm_config
+        patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
+        return Prompts(found, config.image_token_id, patches, vocabulary=config.text_config.vocab_size)
+
+    def policy(self, model: nn.Module, prompts: Prompts, spec: PolicySpec, device: str) -> FlowPolicy:
+        """A policy over a model that is already adapted."""
+        return FlowPolicy(model, prompts, spec, device)
+
+
+FAMILY = FlowFamily()
 
 
 def load(
     base: str | Path, adapter: str | Path | None = None, *, device: str = "auto", spec: PolicySpec | None = None
 ) -> FlowPolicy:
-    """Load a policy ready to act: a base, with an adapter when given.
-
-    Args:
-        base: directory or hub id.
-        adapter: directory written by finetune or export-adapter.
-        device: "cpu", "cuda" or "auto".
-        spec: how to feed a base that carries no `policy.json`; with an adapter, the adapter's own is used.
-
-    Raises:
-        InputError: see `load_base` and `attach`; or the adapter belongs to another base, or another tokenizer; or a
-            base without `policy.json` is loaded without a spec.
-    """
-    base, adapter = str(base), Path(adapter) if adapter is not None else None
-    if adapter is not None:
-        spec = load_spec(adapter)
-        _check_family(spec, adapter)
-    elif spec is None:
-        spec = load_spec(locate_base(base).directory)
-    model, prompts, files = load_base(base, tokenizer=spec.tokenizer)
-    check_tokenizer(spec, locate_tokenizer(files, spec.tokenizer))
-    if adapter is not None:
-        check_base(spec, files.reference.digest, base)
-        model = attach(model, adapter, spec)
-    policy = FlowPolicy(model, prompts, spec, pick_device(device))
-    directory = adapter if adapter is not None else files.directory
-    if spec.calibration and (adapter is not None or has_spec(directory)):
-        policy.calibrate(Calibration.load(spec.calibration, directory))
+    """Load a flow policy ready to act; see `loading.load_policy`."""
+    policy = load_policy(base, adapter, device=device, spec=spec)
+    if not isinstance(policy, FlowPolicy):
+        raise InputError(
+            f"{adapter or base} is a policy of family '{policy.spec.family}'",
+            expected=f"'{FLOW}'",
+            hint="vla_cli.policies.loading.load_policy, which loads any",
+        )
     return policy

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from vla_cli.calibration import Calibration
 from vla_cli.dataset import Dataset
 from vla_cli.policies.competence import ENOUGH, measure_competence
-from vla_cli.policies.flow import FlowPolicy
+from vla_cli.policies.policy import Policy
 from vla_cli.progress import Progress
 from vla_cli.provenance import RunRecord
 from vla_cli.recipe import Recipe
@@ -17,7 +17,7 @@ from vla_cli.windows import Windows
 def weights_needed(
     recipe: Recipe,
     dataset: Dataset,
-    frozen: Callable[[], FlowPolicy],
+    frozen: Callable[[], Policy],
     calibration: Calibration | None,
     *,
     statistics_from: str,

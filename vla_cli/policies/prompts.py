@@ -82,10 +82,7 @@ class Prompts:
 
     def unknown_words(self, instruction: str) -> list[str]:
         """Words of an instruction that the tokenizer cannot tell from any other unknown word."""
-        unknown = self.tokenizer.unk_token_id
-        if unknown is None:
-            return []
-        return [w for w in instruction.split() if unknown in self.tokenizer(w, add_special_tokens=False)["input_ids"]]
+        return unknown_words(self.tokenizer, instruction)
 
     def __call__(self, instructions: Sequence[str], cameras: int) -> tuple[Tensor, Tensor]:
         """Token ids and attention mask, both int64 [B, L]."""
@@ -99,3 +96,11 @@ class Prompts:
             ids[i, images : images + len(row)] = torch.tensor(row)
             mask[i, : images + len(row)] = 1
         return ids, mask
+
+
+def unknown_words(tokenizer: Any, instruction: str) -> list[str]:
+    """Words of an instruction that a tokenizer cannot tell from any other unknown word."""
+    unknown = tokenizer.unk_token_id
+    if unknown is None:
+        return []
+    return [w for w in instruction.split() if unknown in tokenizer(w, add_special_tokens=False)["input_ids"]]

@@ -3,7 +3,8 @@
 NF4 has sixteen levels at the quantiles of a normal distribution; a block of 64 weights shares a scale, and the scales
 are quantised in turn (double quantisation): 0.516 bytes a weight instead of 4. Quantised is what training only reads:
 the linear layers of the vision tower, the language model and the action expert, but those that are trained outright and
-those whose rows are not whole blocks. Embeddings, norms, and state and action projections stay as they are. Each layer
+those whose rows are not whole blocks. Embeddings, norms, state and action projections and a token policy's output head
+stay as they are. Each layer
 answers a few percent beside the true one, so that LoRA also learns to undo that; the adapter goes onto the whole base
 afterwards, where there is nothing to undo. What that costs is measured like everything else, with `vla eval-steer`; of
 one task, see docs/quantization.md.
@@ -24,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from vla_cli.errors import MissingDependency
-from vla_cli.policies.modalities import HEADS, MODALITIES, lora_targets
+from vla_cli.policies.modalities import HEADS, MODALITIES, OUTPUT, lora_targets
 from vla_cli.recipe import NF4
 
 BLOCK = 64
@@ -52,7 +53,7 @@ def quantized_linears(model: nn.Module, full: Collection[str]) -> list[str]:
         full: modalities that are trained outright.
     """
     held = [modality for modality in MODALITIES if modality not in full]
-    names = [name for name in lora_targets(model, held) if name not in HEADS]
+    names = [name for name in lora_targets(model, held) if name not in (*HEADS, OUTPUT)]
     modules: dict[str, Any] = dict(model.named_modules())
     return [name for name in names if modules[name].in_features % BLOCK == 0]
 

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from vla_cli.policies.adaptation import Layout, lora_layers
-from vla_cli.policies.flow import FlowPolicy
 from vla_cli.policies.modalities import MODALITIES, modality_of
+from vla_cli.policies.policy import Policy
 from vla_cli.windows import Windows
 
 MEASURED_WINDOWS = 256
@@ -71,7 +71,7 @@ def measuring(layout: Layout) -> Layout:
 
 
 def gradient_ranks(
-    policy: FlowPolicy,
+    policy: Policy,
     windows: Windows,
     layout: Layout,
     *,

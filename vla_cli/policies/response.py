@@ -16,8 +16,9 @@ network adds, and the predicted clean action is a_t - t v = a - t r. Therefore
 
 in the units of Delta v: words that move the predicted action by less than another seed does are not counted (M1 with
 D(tau_minus, tau_minus; z, z') as its unit). Paraphrases of tau_minus, where given, raise the floor to the change that
-other words of the same meaning make, which is M1's D(tau_minus, paraphrase; z). The base's floor decides where R is
-defined; the adapted policy's own floor whether it still responds there.
+other words of the same meaning make, which is M1's D(tau_minus, paraphrase; z); a token policy has no seed, and no
+other floor than that (`policies.reactions`). The base's floor decides where R is defined; the adapted policy's own
+floor whether it still responds there.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from torch import Tensor
 
 from vla_cli.errors import ConfigError
 from vla_cli.guidance import PLAIN_KIND, Guidance, negatives_of
-from vla_cli.policies.flow import FlowPolicy
-from vla_cli.policies.flow_matching import repeat_cache, sample_time
+from vla_cli.policies.policy import Policy
+from vla_cli.policies.reactions import Asked, Reactions, reactions_of
 from vla_cli.windows import Samples
 
 EPSILON = 1e-8
@@ -64,6 +65,7 @@ class Response:
         responding: share of the defined frames in which the adapted policy responds above its own floor.
         base_norm, adapted_norm: root mean square of Delta v per step and dimension (normalised units).
         base_floor, adapted_floor: root mean square of the floors, in the same units.
+        beside: what the floor is made of.
     """
 
     kind: str
@@ -78,6 +80,7 @@ class Response:
     adapted_norm: float
     base_floor: float
     adapted_floor: float
+    beside: str = "another seed"
 
     @property
     def share(self) -> float:
@@ -108,8 +111,8 @@ class Choice(NamedTuple):
 
 
 def measure_response(
-    policy: FlowPolicy,
-    base_policy: FlowPolicy,
+    policy: Policy,
+    base_policy: Policy,
     samples: Samples,
     instructions: Sequence[str],
     *,
@@ -119,7 +122,7 @@ def measure_response(
     kind: str = "contrast",
     paraphrases: Sequence[str] = (),
 ) -> Response:
-    """Measure what an adapted policy's velocities make of words, beside its base's. No gradient is taken.
+    """Measure what an adapted policy's predictions make of words, beside its base's. No gradient is taken.
 
     Args:
         policy: the adapted policy.
@@ -143,14 +146,12 @@ def measure_response(
         probe.check(instruction)
     rewordings = tuple(paraphrases) if trained in negatives else ()
     generator = torch.Generator().manual_seed(seed)
-    parts = []
-    for some in samples.parts(FRAMES_AT_ONCE):
-        points = _points(policy, base_policy, some, trained, draws, generator)
-        adapted, base = (
-            _reactions(p, some, points, instructions, negatives, rewordings) for p in (policy, base_policy)
-        )
-        parts.append(_compare(adapted, base, points.entries))
-    return _summarise(kind, negatives, torch.cat(parts, dim=-1))
+    asked = Asked(trained, instructions, negatives, rewordings, draws)
+    parts = [
+        _compare(*reactions_of(policy, base_policy, some, asked, generator)) for some in samples.parts(FRAMES_AT_ONCE)
+    ]
+    found = _summarise(kind, negatives, torch.cat(parts, dim=-1))
+    return found if policy.draws_noise else replace(found, beside="other words of the same meaning")
 
 
 def choose_guidance(response: Response, kind: str) -> Choice:
@@ -192,11 +193,11 @@ def _negatives_or_none(kind: str, trained: Sequence[str]) -> tuple[str, ...] | N
 def _reason_for_plain(response: Response) -> str | None:
     """Why plain prompting is better than any weight, or None where it is not."""
     if response.retention is None or response.weight is None:
-        return "undefined: the base itself responds to these instructions no more than to another seed"
+        return f"undefined: the base itself responds to these instructions no more than to {response.beside}"
     if response.responding < LOWEST_SHARE:
         return (
             f"the response is noise: only in {response.responding:.0%} of the frames do other words move the policy "
-            "more than another seed does, and no weight makes a direction of noise"
+            f"more than {response.beside}, and no weight makes a direction of noise"
         )
     if response.retention < REVERSED:
         return f"the response does not point where the base's does (R = {response.retention:.2f}): more of it misleads"
@@ -207,112 +208,7 @@ def _reason_for_plain(response: Response) -> str | None:
     return None
 
 
-@dataclass
-class _Points:
-    """Where velocities are compared: the same for both policies.
-
-    Attributes:
-        noise, second: [B * D, T, A_max] the noises z and z'.
-        noisy, noisy_second: a_t made of each.
-        timestep: [B * D].
-        mask: [B, D, T, A_max] 1 on real steps and dimensions.
-        entries: [B] how many of those a frame has, all draws together.
-    """
-
-    noise: Tensor
-    second: Tensor
-    noisy: Tensor
-    noisy_second: Tensor
-    timestep: Tensor
-    mask: Tensor
-    entries: Tensor
-
-
-class _Reactions(NamedTuple):
-    """Delta v [J, B, D, T, A_max], and the squared floor [B] summed over draws, steps and dimensions."""
-
-    delta: Tensor
-    floor: Tensor
-
-
-def _points(
-    policy: FlowPolicy,
-    base_policy: FlowPolicy,
-    samples: Samples,
-    trained: str,
-    draws: int,
-    generator: torch.Generator,
-) -> _Points:
-    batches = [p.batch(_told(samples, trained)) for p in (policy, base_policy)]
-    actions, mask = batches[0].actions, batches[0].mask
-    assert actions is not None and mask is not None and batches[1].actions is not None
-    if actions.shape != batches[1].actions.shape or not torch.allclose(actions, batches[1].actions, atol=1e-4):
-        raise ConfigError(
-            "The policy and its base normalise actions differently: their velocities cannot be compared",
-            expected="a base loaded with the adapter's policy.json",
-        )
-    timestep = sample_time(policy.config, len(actions) * draws, generator).to(actions.device)
-    t, repeated = timestep[:, None, None], actions.repeat_interleave(draws, 0)
-    noise, second = (torch.randn(repeated.shape, generator=generator).to(actions.device) for _ in range(2))
-    spread = mask[:, None].expand(-1, draws, -1, -1)
-    return _Points(
-        noise,
-        second,
-        t * noise + (1 - t) * repeated,
-        t * second + (1 - t) * repeated,
-        timestep,
-        spread,
-        spread.sum((1, 2, 3)),
-    )
-
-
-def _told(samples: Samples, instruction: str) -> Samples:
-    return replace(samples, instructions=[instruction] * len(samples))
-
-
-@torch.no_grad()
-def _reactions(
-    policy: FlowPolicy,
-    samples: Samples,
-    points: _Points,
-    instructions: Sequence[str],
-    negatives: Sequence[str],
-    rewordings: Sequence[str],
-) -> _Reactions:
-    policy.model.eval()
-
-    def velocity(instruction: str, noisy: Tensor = points.noisy) -> Tensor:
-        return _velocity(policy, samples, instruction, noisy, points)
-
-    under = {text: velocity(text) for text in negatives}
-    mean = torch.stack(list(under.values())).mean(0)
-    residuals = [
-        torch.stack([velocity(text, noisy) for text in negatives]).mean(0) - _shaped(noise, points)
-        for noisy, noise in ((points.noisy, points.noise), (points.noisy_second, points.second))
-    ]
-    floor = _squared(residuals[0] - residuals[1], points.mask)
-    for text in rewordings:
-        floor = torch.maximum(floor, _squared(velocity(text) - under[negatives[0]], points.mask))
-    return _Reactions(torch.stack([velocity(text) - mean for text in instructions]) * points.mask, floor)
-
-
-def _velocity(policy: FlowPolicy, samples: Samples, instruction: str, noisy: Tensor, points: _Points) -> Tensor:
-    """[B, D, T, A_max]"""
-    batch = replace(policy.batch(_told(samples, instruction)), actions=None, mask=None)
-    cache = repeat_cache(policy.flow.prefix(batch).past_key_values, points.mask.shape[1])
-    return _shaped(policy.flow.velocity(cache, batch, noisy, points.timestep), points)
-
-
-def _shaped(values: Tensor, points: _Points) -> Tensor:
-    return values.reshape(points.mask.shape)
-
-
-def _squared(values: Tensor, mask: Tensor) -> Tensor:
-    """Squared norm over draws, steps and dimensions: [..., B]."""
-    return (values**2 * mask).sum((-3, -2, -1))
-
-
-def _compare(adapted: _Reactions, base: _Reactions, entries: Tensor) -> Tensor:
+def _compare(adapted: Reactions, base: Reactions, entries: Tensor) -> Tensor:
     """[6, J * B]: <ft, pre>, |ft|^2, |pre|^2, both squared floors, all per real entry, and the entries' number."""
     products = (
         (adapted.delta * base.delta).sum((-3, -2, -1)),
@@ -337,4 +233,5 @@ def _summarise(kind: str, negatives: tuple[str, ...], frames: Tensor) -> Respons
         cosine = float(product.sum() / (own_d.sum() * pre_d.sum() + EPSILON**2).sqrt())
         responding = float((own_d > own_floor[counted]).double().mean())
     norms = [float(values.mean().sqrt()) for values in (pre, own, pre_floor, own_floor)]
-    return Response(kind, negatives, len(pre), defined, retention, weight, cosine, responding, *norms)
+    figures = dict(zip(("base_norm", "adapted_norm", "base_floor", "adapted_floor"), norms, strict=True))
+    return Response(kind, negatives, len(pre), defined, retention, weight, cosine, responding, **figures)

@@ -19,18 +19,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from vla_cli.adapter import FLOW, PolicySpec, check_base, check_tokenizer, load_spec
+from vla_cli.adapter import PolicySpec, check_base, check_tokenizer, load_spec
 from vla_cli.calibration import Calibration
 from vla_cli.errors import InputError
 from vla_cli.guidance import Guidance
-from vla_cli.policies import flow
-from vla_cli.policies.checkpoint import attach, load_base, locate_tokenizer
-from vla_cli.policies.flow import FlowPolicy, pick_device
+from vla_cli.policies.checkpoint import attach, family_of, load_base, locate_base, locate_tokenizer
+from vla_cli.policies.device import pick_device
+from vla_cli.policies.loading import load_policy
+from vla_cli.policies.policy import Policy
 from vla_cli.router import ADAPTERS, REFUSE, Reading, Route, Router, load_router
 
 
 class TaskAdapters:
-    """A policy that asks one of several adapters, or the base; it acts as `FlowPolicy` does.
+    """A policy that asks one of several adapters, or the base; it acts as `Policy` does.
 
     Args:
         router: says which.
@@ -40,7 +41,7 @@ class TaskAdapters:
     """
 
     def __init__(
-        self, router: Router, members: Mapping[str, FlowPolicy], switches: Mapping[str, str | None], spec: PolicySpec
+        self, router: Router, members: Mapping[str, Policy], switches: Mapping[str, str | None], spec: PolicySpec
     ) -> None:
         self.router = router
         self.members = dict(members)
@@ -59,6 +60,11 @@ class TaskAdapters:
     def is_calibrated(self) -> bool:
         """Whether the base acts behind a calibration where no adapter is asked."""
         return self._at(None).calibration is not None
+
+    @property
+    def draws_noise(self) -> bool:
+        """Whether what the one model does depends on noise."""
+        return self._at(None).draws_noise
 
     def route(self, instruction: str) -> Route:
         """Whom an instruction is for, and why."""
@@ -79,7 +85,7 @@ class TaskAdapters:
         steps: int | None = None,
         guidance: Guidance | None = None,
     ) -> np.ndarray:
-        """Predict an action chunk for each observation by whom its instruction is for; see `FlowPolicy.act`.
+        """Predict an action chunk for each observation by whom its instruction is for; see `Policy.act`.
 
         Raises:
             InputError: an instruction is for none of the adapters, and the bundle says to refuse such.
@@ -113,7 +119,7 @@ class TaskAdapters:
             )
         return found.adapter
 
-    def _at(self, name: str | None) -> FlowPolicy:
+    def _at(self, name: str | None) -> Policy:
         return self.members[name if name is not None else self.router.place]
 
     def _switched(self, name: str | None) -> Any:
@@ -126,7 +132,7 @@ class TaskAdapters:
         return nullcontext()
 
 
-def reading_of(policy: FlowPolicy) -> Reading:
+def reading_of(policy: Policy) -> Reading:
     """What a policy's base makes of words without a picture: the mean state of its language model's tokens."""
 
     @torch.no_grad()
@@ -134,9 +140,7 @@ def reading_of(policy: FlowPolicy) -> Reading:
         policy.model.eval()
         with policy.unadapted():
             # one by one: beside longer texts, padding would move the last bits
-            found = [
-                policy.flow.reading(torch.tensor([policy.prompts.words(text)]).to(policy.device)) for text in texts
-            ]
+            found = [policy.reading(torch.tensor([policy.prompts.words(text)]).to(policy.device)) for text in texts]
         rows = torch.stack(found).double().cpu().numpy()
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
@@ -145,20 +149,21 @@ def reading_of(policy: FlowPolicy) -> Reading:
 
 def load(
     base: str | Path, bundle: str | Path | None = None, *, device: str = "auto", spec: PolicySpec | None = None
-) -> TaskAdapters | FlowPolicy:
-    """Load a bundle of task adapters ready to act, over one base; without a bundle the base, as `flow.load` does.
+) -> TaskAdapters | Policy:
+    """Load a bundle of task adapters ready to act, over one base; without a bundle the base, as `load_policy` does.
 
     Args:
         base: directory or hub id.
         bundle: directory written by export-adapter with several adapters, or with `elsewhere`.
         device: "cpu", "cuda" or "auto".
-        spec: as for `flow.load`.
+        spec: as for `load_policy`.
 
     Raises:
-        InputError: see `flow.load`; or the router's file cannot be used.
+        InputError: see `load_policy`; or the router's file cannot be used.
     """
     if bundle is None:
-        return flow.load(base, device=device, spec=replace(spec, family=FLOW) if spec is not None else None)
+        own = family_of(locate_base(str(base)).directory).name
+        return load_policy(base, device=device, spec=replace(spec, family=own) if spec is not None else None)
     bundle, device = Path(bundle), pick_device(device)
     router, common = load_router(bundle), load_spec(bundle)
     specs = {name: load_spec(bundle / ADAPTERS / name) for name in router.adapters}
@@ -170,7 +175,8 @@ def load(
         # a name of peft's is part of a module's, where a dot means something else
         switches[name] = f"task{number}" if own.kind == "lora" else None
         model = attach(model, bundle / ADAPTERS / name, own, name=switches[name] or "")
-    members = {name: FlowPolicy(model, prompts, own, device) for name, own in specs.items()}
+    family = family_of(files.directory)
+    members = {name: family.policy(model, prompts, own, device) for name, own in specs.items()}
     for name, own in specs.items():
         if own.calibration:
             members[name].calibrate(Calibration.load(own.calibration, bundle / ADAPTERS / name))

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from vla_cli.policies.adaptation import base_name, is_added, lora_products
 from vla_cli.policies.bottleneck import BottleneckModel
-from vla_cli.policies.flow import FlowPolicy
 from vla_cli.policies.modalities import MODALITIES, modality_of
+from vla_cli.policies.policy import Policy
 from vla_cli.policies.quantization import whole
 from vla_cli.windows import Samples
 
@@ -34,7 +34,7 @@ _SAVED, _ORIGINAL = ".modules_to_save.default.", ".original_module."
 
 
 @torch.no_grad()
-def measure_change(policy: FlowPolicy, frozen: Callable[[], FlowPolicy], samples: Samples) -> dict[str, Any]:
+def measure_change(policy: Policy, frozen: Callable[[], Policy], samples: Samples) -> dict[str, Any]:
     """Drift and features of a trained policy, as JSON values.
 
     Args:
@@ -113,7 +113,7 @@ def _wrapped(model: nn.Module) -> Iterator[tuple[str, Tensor | None, Tensor]]:
             yield bare, None, whole(before)
 
 
-def _features(policy: FlowPolicy, base: FlowPolicy | None, samples: Samples) -> list[float]:
+def _features(policy: Policy, base: Policy | None, samples: Samples) -> list[float]:
     policy.model.eval()
     found = []
     for part in samples.parts(_AT_ONCE):

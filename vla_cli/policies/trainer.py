@@ -28,7 +28,7 @@ from vla_cli.files import replacing
 from vla_cli.policies.adaptation import trained_parameters
 from vla_cli.policies.early_stopping import EarlyStopping, Kept
 from vla_cli.policies.estimate import Clock
-from vla_cli.policies.flow import FlowPolicy
+from vla_cli.policies.policy import Policy
 from vla_cli.progress import Progress
 from vla_cli.windows import Samples, join
 
@@ -95,7 +95,7 @@ class Trainer:
         directory: where checkpoints and metrics go.
     """
 
-    def __init__(self, policy: FlowPolicy, settings: Settings, directory: Path) -> None:
+    def __init__(self, policy: Policy, settings: Settings, directory: Path) -> None:
         self.policy, self.settings, self.directory = policy, settings, directory
         self.parameters = trained_parameters(policy.model)
         self.optimiser = torch.optim.AdamW(
@@ -329,7 +329,7 @@ def _metadata(path: Path) -> dict[str, str]:
         return file.metadata()
 
 
-def held_out_loss(policy: FlowPolicy, samples: Samples, *, draws: int, seed: int, at_once: int = 0) -> float:
+def held_out_loss(policy: Policy, samples: Samples, *, draws: int, seed: int, at_once: int = 0) -> float:
     """Mean flow-matching loss on fixed windows with fixed noise.
 
     Args:

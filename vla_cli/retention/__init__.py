@@ -59,7 +59,7 @@ RETENTION = Table(
 
 
 class Learner(Protocol):
-    """The part of a policy that retention methods use; `FlowPolicy` is one. Shapes as in `policies.flow`."""
+    """The part of a policy that retention methods use; every `policies.policy.Policy` is one, whatever its family."""
 
     model: nn.Module
 
@@ -83,18 +83,29 @@ class Learner(Protocol):
         ...
 
     def look(self, batch: Any) -> Any:
-        """What the vision-language model makes of a batch's pictures and words, for several `velocities` of it."""
+        """What can be computed of a batch's pictures and words once, for several `predictions` of it."""
         ...
 
-    def velocities(self, batch: Any, noisy: Tensor, timestep: Tensor, seen: Any = None) -> Tensor:
-        """Velocity [B, T, A_max] at a_t `noisy` [B, T, A_max] and flow time `timestep` [B], differentiable.
+    def points(self, batch: Any, generator: torch.Generator) -> Any:
+        """Where two policies' predictions can be compared, around the recorded actions of a batch.
+
+        Of a flow policy a random time t and a_t; of one that writes tokens, the recorded ones, one behind the other.
+        """
+        ...
+
+    def own_points(self, batch: Any, points: Any, generator: torch.Generator, *, steps: int, seen: Any = None) -> Any:
+        """The same on this policy's own way to an action: a flow's in Euler steps, or the tokens that it writes."""
+        ...
+
+    def predictions(self, batch: Any, points: Any, seen: Any = None) -> Tensor:
+        """What the policy predicts there, differentiable: velocities [B, T, A_max], or log-probabilities of tokens.
 
         `seen` is what `look` made of the batch at the present weights; without it that is done here.
         """
         ...
 
-    def noised(self, batch: Any, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """A random flow time [B] and a_t [B, T, A_max] of a batch with actions."""
+    def gap(self, predicted: Tensor, wanted: Tensor, batch: Any) -> Tensor:
+        """How far predictions are from wanted ones, over the batch's real entries: the sum of squares, or of KL."""
         ...
 
     def hidden_states(self, batch: Any) -> tuple[list[Tensor], Tensor]:
@@ -219,7 +230,7 @@ class Step:
         number: from 0.
         rng, generator: seeded by (seed, step, method).
         demonstrations: this batch's windows of the new task.
-        loss: mean flow loss of the batch, detached; 0 before it is known.
+        loss: mean loss of the batch, detached; 0 before it is known.
     """
 
     number: int

@@ -1,17 +1,21 @@
-"""Distillation: under instructions other than the trained one, the policy keeps the frozen base's velocity.
+"""Distillation: under instructions other than the trained one, the policy keeps to the frozen base's predictions.
 
     penalty = weight * mean |v_theta(o, l', a_t, t) - v_pre(o, l', a_t, t)|^2     over real steps and dimensions
+    penalty = weight * mean KL(p_pre(. | o, l', a_<k) || p_theta(. | o, l', a_<k))             of a token policy
 
-It stands in for the KL to a reference policy, and is none: a flow without noise has no such bound. Along the base's own
-paths the difference, integrated over t, bounds how far apart the two flows' actions end, up to a factor that grows with
-the velocities' Lipschitz constant. o is a demonstrated window, l' something else that could be asked there
-(`Context.alternatives`): named things are in the scene, and while something is held only the place can still change.
+The second is the KL to a reference policy, token by token. The first stands in for one, and is none: a flow without
+noise has no such bound. Along the base's own paths the difference, integrated over t, bounds how far apart the two
+flows' actions end, up to a factor that grows with the velocities' Lipschitz constant. o is a demonstrated window, l'
+something else that could be asked there (`Context.alternatives`): named things are in the scene, and while something
+is held only the place can still change.
 
 Where a_t comes from, `path`:
 
 - demonstration: a_t = t noise + (1 - t) a around the recorded action. Cheap. At large t that is where a flow under any
   instruction passes; at small t it is where the *trained* behaviour ends, which l' would not visit.
 - base: a_t on the frozen base's own way from noise to its action for l', `PATH_STEPS` Euler steps without gradient.
+
+Of a token policy, `demonstration` goes on from the recorded tokens, and `base` from those that the base writes for l'.
 
 The difference is exactly 0 before the first step.
 """
@@ -26,7 +30,7 @@ import torch
 from torch import Tensor
 
 from vla_cli.limits import from_0, from_1, limited
-from vla_cli.retention import Context, Learner, Method, Penalty, Step, read_options
+from vla_cli.retention import Context, Method, Penalty, Step, read_options
 from vla_cli.retention.moments import Counterfactuals
 
 PATHS = ("demonstration", "base")
@@ -41,7 +45,7 @@ class DistillationOptions:
     Attributes:
         weight: of the penalty.
         windows: how many a step, beside the batch.
-        target: what is matched: "velocity".
+        target: what is matched: "velocity", which of a token policy are its tokens' probabilities.
         path: "demonstration" or "base": where the noisy actions come from.
         gripper_dim: action dimension of the gripper, negative ones count from the last.
         gripper_threshold: between open and closed, raw units; null takes the middle of all recorded commands.
@@ -127,31 +131,10 @@ class Distillation(Method):
         s = self._others.draw(rng, count)
         batch = self._policy.batch(s)
         with torch.no_grad():
-            timestep, noisy = self._policy.noised(batch, generator)
+            points = self._policy.points(batch, generator)
             seen = self._base.look(batch)
             if self.options.path == "base":
-                noise = torch.randn(noisy.shape, generator=generator).to(noisy)
-                noisy = along(self._base, batch, noise, timestep, steps=PATH_STEPS, seen=seen)
-            wanted = self._base.velocities(batch, noisy, timestep, seen)
-        squared = (self._policy.velocities(batch, noisy, timestep) - wanted) ** 2 * batch.mask
-        return squared.sum() / batch.mask.sum().clamp_min(1.0)
-
-
-def along(learner: Learner, batch: Any, noise: Tensor, timestep: Tensor, *, steps: int, seen: Any = None) -> Tensor:
-    """Where a flow that starts at `noise` [B, T, A_max] has come by `timestep` [B], in Euler steps from t = 1.
-
-    Args:
-        learner: whose flow.
-        batch: observations under instructions.
-        noise: where it starts.
-        timestep: where it ends.
-        steps: of Euler.
-        seen: what the learner's `look` made of the batch, where that is known.
-    """
-    seen = learner.look(batch) if seen is None else seen
-    dt = (1 - timestep) / steps
-    noisy, now = noise, torch.ones_like(timestep)
-    for _ in range(steps):
-        noisy = noisy - dt[:, None, None] * learner.velocities(batch, noisy, now, seen)
-        now = now - dt
-    return noisy
+                points = self._base.own_points(batch, points, generator, steps=PATH_STEPS, seen=seen)
+            wanted = self._base.predictions(batch, points, seen)
+        apart = self._policy.gap(self._policy.predictions(batch, points), wanted, batch)
+        return apart / batch.mask.sum().clamp_min(1.0)

@@ -198,15 +198,15 @@ class Curves:
         self.fit_windows, self.steer_windows = min(count, len(windows)), len(shown)
         generator = torch.Generator().manual_seed(context.seed)
         context.policy.model.eval()
-        self._points: list[tuple[Any, Tensor, Tensor, Tensor]] = []
+        self._points: list[tuple[Any, Any, Tensor]] = []
         changed = torch.zeros(())
         with torch.no_grad():
             for told, other in zip(_batches(context.policy, shown), _batches(context.policy, asked), strict=True):
-                timestep, noisy = context.policy.noised(told, generator)
-                wanted = context.policy.velocities(other, noisy, timestep)
-                trained = context.policy.velocities(told, noisy, timestep)
-                changed = changed + _squared(wanted - trained, told.mask)
-                self._points.append((other, noisy, timestep, wanted))
+                points = context.policy.points(told, generator)
+                wanted = context.policy.predictions(other, points)
+                trained = context.policy.predictions(told, points)
+                changed = changed + context.policy.gap(trained, wanted, told).cpu()
+                self._points.append((other, points, wanted))
         self._changed = changed.item()
         if self._changed <= 0:
             raise ConfigError(
@@ -218,7 +218,7 @@ class Curves:
 
     @torch.no_grad()
     def fit(self) -> float:
-        """Mean flow-matching loss."""
+        """Mean loss."""
         generator = torch.Generator().manual_seed(self._seed)
         each = [self._policy.losses(b, draws=NOISE_DRAWS, generator=generator) for b in self._fit_batches]
         return torch.cat(each).mean().item()
@@ -227,8 +227,8 @@ class Curves:
     def steer(self) -> float:
         """Distance from the base under other instructions, in units of what the words change in the base."""
         off = [
-            _squared(self._policy.velocities(batch, noisy, timestep) - wanted, batch.mask)
-            for batch, noisy, timestep, wanted in self._points
+            self._policy.gap(self._policy.predictions(batch, points), wanted, batch).cpu()
+            for batch, points, wanted in self._points
         ]
         return torch.stack(off).sum().item() / self._changed
 
@@ -253,7 +253,3 @@ def choose(sweep: Sequence[dict[str, float]]) -> float:
 
 def _batches(policy: Learner, samples: Samples) -> list[Any]:
     return [policy.batch(part) for part in samples.parts(AT_ONCE)]
-
-
-def _squared(difference: Tensor, mask: Tensor) -> Tensor:
-    return (difference**2 * mask).sum().cpu()

@@ -24,9 +24,19 @@ SUITES = Table(
 
 
 class Actor(Protocol):
-    """The part of a policy that an evaluation needs."""
+    """The part of a policy that an evaluation needs.
+
+    Attributes:
+        spec: how to feed it.
+        draws_noise: whether what it does depends on the noise that it is given.
+    """
 
     spec: PolicySpec
+
+    @property
+    def draws_noise(self) -> bool:
+        """See the class."""
+        ...
 
     def act(
         self,
@@ -38,7 +48,7 @@ class Actor(Protocol):
         steps: int | None = None,
         guidance: Guidance | None = None,
     ) -> np.ndarray:
-        """Action chunks [B, T, A] in raw units; see `FlowPolicy.act`."""
+        """Action chunks [B, T, A] in raw units; see `policies.policy.Policy.act`."""
         ...
 
     def noise_shape(self, batch: int) -> tuple[int, int, int]:

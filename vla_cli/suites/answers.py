@@ -15,6 +15,9 @@ dimensions of an episode:
 
     da = a(other, z) - a(shown, z);   D is a root mean square;   D(seed) that of a(shown, z) - a(shown, z') of two draws
 
+A policy that draws no noise (one that writes the most probable token) has no D(seed), and so no response; whether a
+base of that kind answers at all is told by D(other) beside D(reworded).
+
 Definitions after methods.md 4, with actions in place of velocities, so that any family of policies can be asked, and
 through its calibration. Each adapted policy is held against the base behind the same calibration. Frames before the
 grasp are asked for other objects, frames while something is held for other places.
@@ -114,12 +117,16 @@ def run(
         answers = {}
         for name, policy in policies.items():
             answers[name] = _measured(policy, name, condition, frames, dataset, seed, kept)
-            progress.advance(1, response=float(np.mean([a.response for a in answers[name]])))
+            progress.advance(1, answer=float(np.mean([a.clearness for a in answers[name]])))
         for name, own in answers.items():
             reference = answers.get(BASE)
             if references and name in references:
                 reference = _measured(references[name], f"{name}.reference", condition, frames, dataset, seed, kept)
             _tell(findings, name, condition, own, None if name == BASE else reference)
+    if still := [name for name, policy in policies.items() if not policy.draws_noise]:
+        findings.warnings.append(
+            f"What draws no noise has no seed to measure a response in: it is not told of {', '.join(still)}."
+        )
     return findings
 
 
@@ -127,15 +134,17 @@ def _tell(
     findings: Findings, name: str, condition: str, own: Sequence[_Answers], reference: Sequence[_Answers] | None
 ) -> None:
     """Add the rows of one policy under one condition, and say where they mean nothing."""
-    figures = {"response": [a.response for a in own]}
-    answered = None if reference is None else float(np.mean([before.response for before in reference]))
+    noisy = all(a.draws_noise for a in own)
+    figures = {"response": [a.response for a in own]} if noisy else {}
+    answered = None if reference is None else float(np.mean([before.clearness for before in reference]))
     if reference is not None and answered is not None and answered >= NO_ANSWER:
         figures["kept"] = [a.kept(before) for a, before in zip(own, reference, strict=True)]
         figures["agreement"] = [a.agreement(before) for a, before in zip(own, reference, strict=True)]
     elif answered is not None:
         findings.warnings.append(
             f"{name}, {condition}: the base itself hardly answers to these instructions in these pictures (response "
-            f"{answered:.2f}, where {NO_ANSWER:g} is what another seed does), so that nothing tells what is kept of it."
+            f"{answered:.2f}, where {NO_ANSWER:g} is what {'another seed' if noisy else 'a rewording'} does), so that "
+            "nothing tells what is kept of it."
         )
     figures["identified"] = [a.identified for a in own]
     for metric, values in figures.items():
@@ -230,9 +239,21 @@ class _Answers:
     entries: int
 
     @property
+    def draws_noise(self) -> bool:
+        """Whether a second noise changes anything."""
+        return self.seeds > EPSILON
+
+    @property
     def response(self) -> float:
-        """S of the episode."""
+        """S of the episode, where it draws noise."""
         return (_rms(self.delta, len(self.delta) * self.entries) - self.reworded) / max(self.seeds, EPSILON)
+
+    @property
+    def clearness(self) -> float:
+        """How far other words move it in units of what is none: another seed, or else other words for the same."""
+        if self.draws_noise:
+            return self.response
+        return _rms(self.delta, len(self.delta) * self.entries) / max(self.reworded, EPSILON)
 
     def kept(self, before: _Answers) -> float:
         """R of the episode."""
@@ -280,7 +301,8 @@ def _answers(policy: Actor, frames: Sequence[Asked], dataset: Dataset, seed: int
     words = [samples.instructions, [asked.reworded for asked in frames for _ in asked.others]]
     count = min(len(texts) for asked in frames for texts in asked.others)
     words += [[texts[k] for asked in frames for texts in asked.others] for k in range(count)]
-    noises = [rng.standard_normal(policy.noise_shape(len(samples)), np.float32) for _ in range(DRAWS)]
+    draws = DRAWS if policy.draws_noise else 1
+    noises = [rng.standard_normal(policy.noise_shape(len(samples)), np.float32) for _ in range(draws)]
     found = np.stack([np.stack([predicted(told, noise) for noise in noises]) for told in words])
     ends = np.cumsum([len(asked.samples) for asked in frames])
     recorded = scaled(samples.actions)
@@ -293,7 +315,7 @@ def _answers(policy: Actor, frames: Sequence[Asked], dataset: Dataset, seed: int
 def _of_episode(found: np.ndarray, recorded: np.ndarray, asked: Asked) -> _Answers:
     """Answers from chunks [2 + K, D, N, T, A] under the demonstrated words, other words for it, and K others."""
     shown, reworded, others = found[0], found[1], found[2:]
-    entries = DRAWS * int(asked.samples.real_steps.sum()) * found.shape[-1]
+    entries = found.shape[1] * int(asked.samples.real_steps.sum()) * found.shape[-1]
     return _Answers(
         shown=shown.mean(axis=0).astype(np.float32),
         # sums depend on the order in memory, and what is kept on disk is in C order

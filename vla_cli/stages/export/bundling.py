@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from vla_cli.adapter import FILE_NAME as SPEC_FILE
-from vla_cli.adapter import MERGED, TOKENIZER, TOKENIZER_HERE, PolicySpec, save_spec, tokenizer_files
+from vla_cli.adapter import FLOW, MERGED, TOKENIZER, TOKENIZER_HERE, PolicySpec, save_spec, tokenizer_files
 from vla_cli.bundle import ADAPTER_FILES, REPORT, Outcome, write_card, write_digests
 from vla_cli.calibration import FILE_NAME as DOMAIN_FILE
 from vla_cli.calibration import FOLDER as CALIBRATION
@@ -18,7 +18,8 @@ from vla_cli.errors import InputError
 from vla_cli.files import read_json, write_json
 from vla_cli.policies.adaptation import save_merged
 from vla_cli.policies.checkpoint import BaseFiles, locate_tokenizer
-from vla_cli.policies.flow import FlowPolicy, load
+from vla_cli.policies.loading import load_policy
+from vla_cli.policies.policy import Policy
 from vla_cli.progress import Progress
 from vla_cli.provenance import FILE_NAME as RUN_FILE
 from vla_cli.provenance import RunRecord
@@ -41,7 +42,7 @@ def write_bundle(config: ExportConfig, prepared: Prepared, partial: Path, progre
         InputError: the adapter cannot be used, or what is written does not act as it does.
     """
     spec, base, files, report = prepared.spec, prepared.base, prepared.files, prepared.report
-    policy = load(base, config.adapter, device="cpu")
+    policy = load_policy(base, config.adapter, device="cpu")
     expected = probe(policy, spec)
     outcome = Outcome()
     run_document = read_json(config.adapter / RUN_FILE)
@@ -51,7 +52,7 @@ def write_bundle(config: ExportConfig, prepared: Prepared, partial: Path, progre
     save_spec(_with_tokenizer(spec, files, partial), partial)
     _copy_calibration(config.adapter, partial)
     if spec.kind != "full":
-        outcome.differences["adapter"] = difference_to(load(base, partial, device="cpu"), spec, expected)
+        outcome.differences["adapter"] = difference_to(load_policy(base, partial, device="cpu"), spec, expected)
     progress.advance()
     if config.merge or spec.kind == "full":
         _write_merged(policy, spec, files, partial / MERGED, outcome)
@@ -95,7 +96,7 @@ def _copy_tokenizer(spec: PolicySpec, files: BaseFiles, out: Path) -> None:
         shutil.copyfile(file, out / file.name)
 
 
-def _write_merged(policy: FlowPolicy, spec: PolicySpec, files: BaseFiles, out: Path, outcome: Outcome) -> None:
+def _write_merged(policy: Policy, spec: PolicySpec, files: BaseFiles, out: Path, outcome: Outcome) -> None:
     """The merged model with what the base carries beside its weights, as far as that is true of it."""
     out.mkdir()
     # a tokenizer from elsewhere takes the place of what the base has of one
@@ -113,21 +114,22 @@ def _write_merged(policy: FlowPolicy, spec: PolicySpec, files: BaseFiles, out: P
             f"merged/ is without the base's {', '.join(statistics)}: their normalisation statistics are the base's, "
             "and this policy's are the demonstrations'. LeRobot cannot feed merged/ without statistics of its own."
         )
-    _rewrite_statistics(out / PROCESSOR, spec)
+    if spec.family == FLOW:
+        _rewrite_statistics(out / PROCESSOR, spec)
     if spec.tokenizer:
         _copy_tokenizer(spec, files, out)
     save_merged(policy.model, out)
     save_spec(spec.merged(), out)
 
 
-def _compare_merged(policy: FlowPolicy, expected: np.ndarray, merged: Path, outcome: Outcome) -> None:
+def _compare_merged(policy: Policy, expected: np.ndarray, merged: Path, outcome: Outcome) -> None:
     """Compare the merged model with its adapter, and say where trained weights act in the base's own domain."""
     spec = policy.spec
     knows_both = policy.calibration is not None and policy.calibration.by_picture
     # what is merged cannot be switched off in the base's own domain: there the two differ on purpose
     switched = spec.kind == "lora" and knows_both
     rows = slice(0, None, 2) if switched else slice(None)
-    outcome.differences[MERGED] = difference_to(load(str(merged), device="cpu"), spec, expected, rows)
+    outcome.differences[MERGED] = difference_to(load_policy(str(merged), device="cpu"), spec, expected, rows)
     if switched:
         outcome.in_deployment.append(MERGED)
         outcome.warnings.append(
@@ -224,7 +226,7 @@ def _base_distance(base: str, spec: PolicySpec, adapted: np.ndarray) -> float:
     Raises:
         InputError: trained weights change nothing.
     """
-    bare = load(base, device="cpu", spec=replace(spec, calibration={}))
+    bare = load_policy(base, device="cpu", spec=replace(spec, calibration={}))
     distance = float(np.abs(probe(bare, spec) - adapted).max())
     if distance == 0.0 and spec.kind != "frozen":
         raise InputError("The adapter changes no action at all", hint="vla finetune with more --steps")

@@ -22,7 +22,8 @@ from vla_cli.configs import ExportConfig
 from vla_cli.errors import ConfigError, InputError
 from vla_cli.files import write_text
 from vla_cli.guidance import PLAIN_KIND, read_default
-from vla_cli.policies import flow, task_adapters
+from vla_cli.policies import task_adapters
+from vla_cli.policies.loading import load_policy
 from vla_cli.progress import Progress
 from vla_cli.provenance import RunRecord
 from vla_cli.router import ADAPTERS, BASE, ELSEWHERE, Recognition, Router, check_apart, learn
@@ -229,7 +230,7 @@ def write_several(prepared: Several, partial: Path, progress: Progress) -> None:
 
 def _router(prepared: Several) -> tuple[Router, Recognition]:
     config, member = prepared.first
-    policy = flow.load(member.base, config.adapter, device="cpu")
+    policy = load_policy(member.base, config.adapter, device="cpu")
     instructions = {name: found.spec.instructions for name, (_, found) in prepared.members.items()}
     return learn(
         instructions, elsewhere=prepared.elsewhere, place=prepared.place, reading=task_adapters.reading_of(policy)
@@ -242,7 +243,7 @@ def _compare(prepared: Several, partial: Path) -> dict[str, float]:
     together: Any = task_adapters.load(base, partial, device="cpu")
     found = {}
     for name, (config, member) in prepared.members.items():
-        expected = probe(flow.load(base, config.adapter, device="cpu"), member.spec)
+        expected = probe(load_policy(base, config.adapter, device="cpu"), member.spec)
         found[name] = difference_to(together, member.spec, expected)
     return found
 

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from vla_cli.adapter import FLOW
 from vla_cli.policies.adaptation import layout_of, make_trainable
-from vla_cli.policies.checkpoint import load_config, load_prompts
+from vla_cli.policies.checkpoint import family_of, load_config, load_prompts
+from vla_cli.policies.device import pick_device, set_threads
 from vla_cli.policies.estimate import Pass, activation_bytes, memory, no_time, sizes_of, time_of, untrained
-from vla_cli.policies.flow import FlowPolicy, pick_device, set_threads
 from vla_cli.policies.trainer import Trainer
 from vla_cli.retention.composition import Composition, shares
 from vla_cli.retention.selection import numbers_kept
@@ -28,13 +29,15 @@ def estimate_run(prepared: Plan) -> dict[str, Any]:
     kept = numbers_kept(methods.values(), trained=sizes.trained, outright=sizes.outright, held=sizes.held)
     kept += sizes.trained if recipe.early_stopping else 0
     own = recipe.at_once - sum(shares(methods, recipe.at_once).values())
-    passed = Pass(
-        windows=recipe.at_once,
-        draws=recipe.noise_draws,
-        cameras=len(prepared.spec.cameras),
-        tokens=_longest_prompt(prepared),
-    )
-    activations = activation_bytes(model, passed, layout=layout_of(recipe), train_heads=train_heads(prepared))
+    activations = None
+    if prepared.spec.family == FLOW:
+        passed = Pass(
+            windows=recipe.at_once,
+            draws=recipe.noise_draws,
+            cameras=len(prepared.spec.cameras),
+            tokens=_longest_prompt(prepared),
+        )
+        activations = activation_bytes(model, passed, layout=layout_of(recipe), train_heads=train_heads(prepared))
     took = time_of(
         lambda: _step(prepared, model),
         sizes,
@@ -55,11 +58,11 @@ def _longest_prompt(prepared: Plan) -> int:
 def _step(prepared: Plan, model_config: Any) -> Callable[[int], object]:
     """A function that does a training step of a number, on weights drawn at random and without retention methods."""
     config, recipe, spec = prepared.config, prepared.recipe, prepared.spec
-    model_config.loss_reduction = "none"
-    model = untrained(model_config)
+    family = family_of(prepared.files.directory)
+    model = untrained(family.for_training(model_config))
     set_threads(model, config.threads)
     model = make_trainable(model, layout_of(recipe), train_heads=train_heads(prepared), seed=config.seed)
-    policy = FlowPolicy(model, load_prompts(prepared.files, spec.tokenizer), spec, pick_device(config.device))
+    policy = family.policy(model, load_prompts(prepared.files, spec.tokenizer), spec, pick_device(config.device))
     windows = Windows(prepared.dataset.split("train"), spec.cameras, spec.chunk_size)
     hooks = Composition({}, windows, recipe.at_once, config.seed)
     # no length that could make the loss infinite, which says nothing of the base's own weights

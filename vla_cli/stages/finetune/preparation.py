@@ -15,9 +15,16 @@ from vla_cli.files import check_output, check_resumable
 from vla_cli.language.alternatives import Alternative, document, load_alternatives
 from vla_cli.matching import Base, adapted_spec, replay_differs
 from vla_cli.policies.adaptation import layout_of
-from vla_cli.policies.checkpoint import BaseFiles, load_config, load_prompts, locate_base, locate_tokenizer
+from vla_cli.policies.checkpoint import (
+    BaseFiles,
+    family_of,
+    load_config,
+    load_prompts,
+    locate_base,
+    locate_tokenizer,
+)
+from vla_cli.policies.device import pick_device
 from vla_cli.policies.dose import Data, dose_for
-from vla_cli.policies.flow import pick_device
 from vla_cli.policies.quantization import check_available
 from vla_cli.policies.trainer import Settings
 from vla_cli.policies.weight_files import count_weights
@@ -198,14 +205,19 @@ def keeps_the_base(prepared: Plan) -> bool:
 
 
 def _base(files: BaseFiles) -> Base:
-    model = load_config(files.directory)
+    family = family_of(files.directory)
+    own = load_spec(files.directory) if has_spec(files.directory) else None
+    limits = family.limits(load_config(files.directory), own)
     return Base(
         reference=files.reference,
-        own=load_spec(files.directory) if has_spec(files.directory) else None,
-        action_limit=model.max_action_dim,
-        state_limit=model.max_state_dim,
-        image_size=model.vlm_config.vision_config.image_size,
-        chunk_size=model.chunk_size,
+        own=own,
+        action_limit=limits.actions,
+        state_limit=limits.state,
+        image_size=limits.image_size,
+        chunk_size=limits.chunk_size,
+        family=family.name,
+        action_tokens={} if own else family.action_tokens(files),
+        heads=limits.heads,
     )
 
 

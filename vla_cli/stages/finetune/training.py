@@ -16,10 +16,11 @@ from vla_cli.dataset import Dataset
 from vla_cli.files import write_text
 from vla_cli.matching import plain_guidance
 from vla_cli.policies.adaptation import Layout, count_parameters, layout_of, make_trainable, save_trained
-from vla_cli.policies.checkpoint import load_base
+from vla_cli.policies.checkpoint import family_of, load_base
 from vla_cli.policies.default_guidance import measured_guidance
-from vla_cli.policies.flow import FlowPolicy, pick_device, set_threads
+from vla_cli.policies.device import pick_device, set_threads
 from vla_cli.policies.need import weights_needed
+from vla_cli.policies.policy import Policy
 from vla_cli.policies.quantization import quantize
 from vla_cli.policies.ranks import gradient_ranks, measuring
 from vla_cli.policies.telemetry import WINDOWS as CHANGE_WINDOWS
@@ -137,7 +138,7 @@ def _seen_last(prepared: Plan, dataset: Dataset) -> Samples:
     return windows.gather(windows.spread(CHANGE_WINDOWS))
 
 
-def _trainable_policy(prepared: Plan, demonstrations: Windows, record: RunRecord, progress: Progress) -> FlowPolicy:
+def _trainable_policy(prepared: Plan, demonstrations: Windows, record: RunRecord, progress: Progress) -> Policy:
     """The base with what the recipe trains, LoRA's ranks as the demonstrations call for where that is asked for."""
     recipe, layout = prepared.recipe, layout_of(prepared.recipe)
     if not recipe.rank_energy:
@@ -158,14 +159,14 @@ def _trainable_policy(prepared: Plan, demonstrations: Windows, record: RunRecord
     return _laid_out(prepared, replace(layout, by_layer=ranks.found))
 
 
-def _laid_out(prepared: Plan, layout: Layout) -> FlowPolicy:
+def _laid_out(prepared: Plan, layout: Layout) -> Policy:
     model, prompts, _ = load_base(prepared.config.base, tokenizer=prepared.spec.tokenizer)
     set_threads(model, prepared.config.threads)
     model = make_trainable(model, layout, train_heads=train_heads(prepared), seed=prepared.config.seed)
-    return FlowPolicy(model, prompts, prepared.spec, pick_device(prepared.config.device))
+    return _policy(prepared, model, prompts)
 
 
-def _check_words(prepared: Plan, policy: FlowPolicy, hooks: Composition, record: RunRecord, progress: Progress) -> None:
+def _check_words(prepared: Plan, policy: Policy, hooks: Composition, record: RunRecord, progress: Progress) -> None:
     """Warn of words that the policy is told but cannot read."""
     phrasings = hooks.facts().get("paraphrase", {}).get("phrasings", {})
     told = {
@@ -184,7 +185,7 @@ def _check_words(prepared: Plan, policy: FlowPolicy, hooks: Composition, record:
 
 
 def _guidance(
-    prepared: Plan, policy: FlowPolicy, frozen: Callable[[], FlowPolicy], demonstrations: Windows, record: RunRecord
+    prepared: Plan, policy: Policy, frozen: Callable[[], Policy], demonstrations: Windows, record: RunRecord
 ) -> dict[str, Any]:
     """The adapter's default guidance, its weight measured where there is a base to measure it beside."""
     if prepared.fed_otherwise:
@@ -223,11 +224,11 @@ def _as_the_base_sees(dataset: Dataset, calibration: Calibration | None) -> Data
 def _retention(
     prepared: Plan,
     dataset: Dataset,
-    policy: FlowPolicy,
+    policy: Policy,
     demonstrations: Windows,
     replay: Windows | None,
     record: RunRecord,
-    frozen: Callable[[], FlowPolicy],
+    frozen: Callable[[], Policy],
 ) -> Composition:
     config, recipe = prepared.config, prepared.recipe
     for name, why in prepared.left_out.items():
@@ -252,17 +253,22 @@ def _retention(
     return hooks
 
 
-def _frozen_policy(prepared: Plan) -> FlowPolicy:
+def _frozen_policy(prepared: Plan) -> Policy:
     """The untouched base, fed like the policy that is trained, and in 4 bits where that one's is."""
     model, prompts, _ = load_base(prepared.config.base, tokenizer=prepared.spec.tokenizer)
     layout = layout_of(prepared.recipe)
     if layout.quantized:
         quantize(model, layout.full)
     model.requires_grad_(False).eval()
-    return FlowPolicy(model, prompts, prepared.spec, pick_device(prepared.config.device))
+    return _policy(prepared, model, prompts)
 
 
-def _held_out(prepared: Plan, dataset: Dataset, policy: FlowPolicy) -> Any:
+def _policy(prepared: Plan, model: Any, prompts: Any) -> Policy:
+    family = family_of(prepared.files.directory)
+    return family.policy(model, prompts, prepared.spec, pick_device(prepared.config.device))
+
+
+def _held_out(prepared: Plan, dataset: Dataset, policy: Policy) -> Any:
     valid = dataset.split("valid")
     if not valid:
         return None

@@ -15,7 +15,7 @@ from vla_cli.errors import InputError
 from vla_cli.files import digest, read_json
 from vla_cli.policies import POLICIES
 from vla_cli.policies.checkpoint import locate_base
-from vla_cli.policies.flow import is_small, pick_device, set_threads
+from vla_cli.policies.device import is_small, pick_device, set_threads
 from vla_cli.policies.task_adapters import TaskAdapters, routes_in_words
 from vla_cli.progress import Progress
 from vla_cli.provenance import FILE_NAME as RUN_FILE

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vla_cli.adapter import FLOW, PolicySpec, check_base, load_adapter_spec
+from vla_cli.adapter import TASK_ADAPTERS, PolicySpec, check_base, load_adapter_spec
 from vla_cli.bundle import DIGESTS, verify_digests
 from vla_cli.configs import SteerConfig
 from vla_cli.dataset import Dataset
@@ -16,7 +16,7 @@ from vla_cli.files import check_output, check_resumable
 from vla_cli.guidance import describe
 from vla_cli.language.alternatives import Alternative, document
 from vla_cli.policies.checkpoint import locate_base
-from vla_cli.policies.flow import pick_device
+from vla_cli.policies.device import pick_device
 from vla_cli.provenance import describe_input
 from vla_cli.report import BASE, TRAINED, Condition
 from vla_cli.router import ADAPTERS
@@ -95,7 +95,7 @@ def _check_single(config: SteerConfig, specs: Mapping[str, PolicySpec]) -> None:
         ConfigError: there is one.
     """
     for path, spec in zip(config.adapters, specs.values(), strict=True):
-        if spec.family != FLOW:
+        if spec.family == TASK_ADAPTERS:
             raise ConfigError(
                 f"{path} holds several adapters, and the open-loop report compares one policy's answers to many words",
                 expected="a single adapter, or a world to act in",
