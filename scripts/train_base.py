@@ -20,18 +20,16 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse
-import json
 import math
 import shutil
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
-from safetensors.torch import load_file, save_file
+from base_training import Losses, begin, fit
+from safetensors.torch import load_file
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
@@ -262,24 +260,9 @@ def closed_loop(flow: FlowModel, prompts: Prompts, episodes: int, seed: int) -> 
     return float(env.success.mean())
 
 
-def _average_gradients(parameters: list[nn.Parameter], ranks: int) -> None:
-    flat = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
-    dist.all_reduce(flat)
-    flat /= ranks
-    offset = 0
-    for p in parameters:
-        if p.grad is not None:
-            p.grad.copy_(flat[offset : offset + p.numel()].view_as(p))
-            offset += p.numel()
-
-
 def train(rank: int, args: argparse.Namespace) -> None:
     """One rank of the training."""
-    torch.set_num_threads(1)
-    if args.ranks > 1:
-        store = f"file://{args.out.resolve()}/.rendezvous"
-        dist.init_process_group("gloo", init_method=store, rank=rank, world_size=args.ranks)
-    torch.manual_seed(args.seed)
+    begin(rank, args)
     processor = build_processor()
     model = PI0ForConditionalGeneration(build_config(processor))
     pointer = Pointer(128)
@@ -288,53 +271,25 @@ def train(rank: int, args: argparse.Namespace) -> None:
         pointer.load_state_dict(load_file(args.start_from / "pointer.safetensors"))
     flow = FlowModel(model)
     prompts = Prompts(processor.tokenizer, processor.image_token_id, (SIZE // PATCH) ** 2)
-    trained = [p for n, p in model.named_parameters() if not is_unused(n, model.config)] + [*pointer.parameters()]
-    optimiser = torch.optim.AdamW(trained, lr=args.lr, betas=(0.9, 0.98), weight_decay=0.01)
-    average = {n: p.detach().clone() for n, p in model.state_dict().items()}
-    rng = np.random.default_rng([args.seed, rank])
-    generator = torch.Generator().manual_seed(args.seed * 1000 + rank)
-    log = (args.out / "train.jsonl").open("a") if rank == 0 else None
-    started = time.time()
-    for step in range(args.steps):
-        warm = min(1.0, (step + 1) / 100)
-        lr = args.lr * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / args.steps)))
-        optimiser.param_groups[0]["lr"] = lr
+
+    def losses(rng: np.random.Generator, generator: torch.Generator) -> Losses:
         samples = draw_samples(rng, args.batch // args.ranks)
         batch = collate(samples, prompts)
         output = flow.prefix(batch, hidden_states=True)
-        loss_pointer, accuracy = pointer_loss(pointer, output, batch, samples)
-        loss_flow = flow_losses(flow, batch, draws=args.draws, generator=generator, cache=output.past_key_values).mean()
-        optimiser.zero_grad()
-        (loss_flow + args.pointer_weight * loss_pointer).backward()
-        if args.ranks > 1:
-            _average_gradients(trained, args.ranks)
-        nn.utils.clip_grad_norm_(trained, 1.0)
-        optimiser.step()
-        decay = min(0.998, (step + 1) / (step + 20))
-        with torch.no_grad():
-            for name, value in model.state_dict().items():
-                average[name].lerp_(value, 1 - decay) if value.is_floating_point() else average[name].copy_(value)
-        if log is not None and (step % 50 == 49 or step == args.steps - 1):
-            row = {
-                "step": step + 1,
-                "flow_loss": round(loss_flow.item(), 5),
-                "pointer_loss": round(loss_pointer.item(), 5),
-                "pointer_accuracy_far": round(accuracy.item(), 4),
-                "lr": round(lr, 7),
-            }
-            if (step + 1) % args.evaluate_every == 0 or step == args.steps - 1:
-                kept = {n: p.clone() for n, p in model.state_dict().items()}
-                model.load_state_dict(average)
-                row["success"] = closed_loop(flow, prompts, 100, seed=step)
-                model.load_state_dict(kept)
-                save_file(average, args.out / "model.safetensors")
-                save_file(pointer.state_dict(), args.out / "pointer.safetensors")
-            log.write(json.dumps(row) + "\n")
-            log.flush()
-            print(f"{time.time() - started:7.0f}s", row, flush=True)
-    if args.ranks > 1:
-        dist.barrier()
-        dist.destroy_process_group()
+        pointed, accuracy = pointer_loss(pointer, output, batch, samples)
+        each = flow_losses(flow, batch, draws=args.draws, generator=generator, cache=output.past_key_values)
+        return Losses(each.mean(), pointed, accuracy)
+
+    fit(
+        rank,
+        args,
+        model,
+        pointer,
+        noun="flow",
+        trained=[p for n, p in model.named_parameters() if not is_unused(n, model.config)] + [*pointer.parameters()],
+        losses=losses,
+        success=lambda seed: closed_loop(flow, prompts, 100, seed),
+    )
 
 
 WIDTH = 32

@@ -16,19 +16,16 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse
-import json
-import math
 import shutil
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from base_training import Losses, begin, fit
+from safetensors.torch import load_file
+from torch import nn
 from torch.multiprocessing.spawn import spawn
 from train_base import (
     ACTION_MEAN,
@@ -38,7 +35,6 @@ from train_base import (
     STATE_MEAN,
     STATE_STD,
     Pointer,
-    _average_gradients,
     _statistics,
     build_config,
     build_processor,
@@ -53,9 +49,12 @@ from vla_cli.files import write_json, write_text
 from vla_cli.policies.checkpoint import load_base
 from vla_cli.policies.token_model import TokenBatch, TokenModel
 from vla_cli.policies.token_prompts import TokenPrompts
+from vla_cli.policies.tokens import load
 from vla_cli.stats import Statistics
+from vla_cli.suites.closed_loop import run as closed_loop_suite
 from vla_cli.worlds.tabletop.environment import CONTROL_RATE_HZ, TabletopVectorEnv
 from vla_cli.worlds.tabletop.shifts import DOMAINS
+from vla_cli.worlds.tabletop.world import TabletopWorld
 
 ROOT = Path(__file__).resolve().parents[1]
 CHUNK = 4
@@ -101,9 +100,7 @@ def collate(samples: dict[str, Any], prompts: TokenPrompts, tokens: ActionTokens
     return batch
 
 
-def losses(
-    model: TokenModel, pointer: Pointer, batch: TokenBatch, samples: dict[str, Any]
-) -> tuple[Tensor, Tensor, Tensor]:
+def losses(model: TokenModel, pointer: Pointer, batch: TokenBatch, samples: dict[str, Any]) -> Losses:
     """Cross-entropy of the action tokens, of the pointers, and the first pointer's accuracy far from the object."""
     assert batch.bins is not None
     bins = batch.bins.flatten(1)
@@ -123,7 +120,7 @@ def losses(
     pointed = torch.tensor(samples["pointed"])
     each = [nn.functional.cross_entropy(x.flatten(0, 1), pointed.flatten(), ignore_index=-100) for x in found]
     right = (found[0, :, 0].argmax(-1) == pointed[:, 0]).float()
-    return acted, torch.stack(each).mean(), right[torch.tensor(samples["far"])].mean()
+    return Losses(acted, torch.stack(each).mean(), right[torch.tensor(samples["far"])].mean())
 
 
 def closed_loop(model: TokenModel, prompts: TokenPrompts, episodes: int, seed: int) -> float:
@@ -142,63 +139,28 @@ def closed_loop(model: TokenModel, prompts: TokenPrompts, episodes: int, seed: i
 
 def train(rank: int, args: argparse.Namespace) -> None:
     """One rank of the training."""
-    torch.set_num_threads(1)
-    if args.ranks > 1:
-        store = f"file://{args.out.resolve()}/.rendezvous"
-        dist.init_process_group("gloo", init_method=store, rank=rank, world_size=args.ranks)
-    torch.manual_seed(args.seed)
+    begin(rank, args)
     bare, processor, tokens = build()
     model, prompts, pointer = TokenModel(bare, tokens), TokenPrompts(processor), Pointer(128)
-    trained = [*bare.parameters(), *pointer.parameters()]
-    optimiser = torch.optim.AdamW(trained, lr=args.lr, betas=(0.9, 0.98), weight_decay=0.01)
-    average = {n: p.detach().clone() for n, p in bare.state_dict().items()}
-    rng = np.random.default_rng([args.seed, rank])
-    log = (args.out / "train.jsonl").open("a") if rank == 0 else None
-    started = time.time()
-    for step in range(args.steps):
-        warm = min(1.0, (step + 1) / 100)
-        lr = args.lr * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / args.steps)))
-        optimiser.param_groups[0]["lr"] = lr
+
+    def fresh(rng: np.random.Generator, _: torch.Generator) -> Losses:
         samples = draw_samples(rng, args.batch // args.ranks)
-        acted, pointed, accuracy = losses(model, pointer, collate(samples, prompts, tokens), samples)
-        optimiser.zero_grad()
-        (acted + args.pointer_weight * pointed).backward()
-        if args.ranks > 1:
-            _average_gradients(trained, args.ranks)
-        nn.utils.clip_grad_norm_(trained, 1.0)
-        optimiser.step()
-        decay = min(0.998, (step + 1) / (step + 20))
-        with torch.no_grad():
-            for name, value in bare.state_dict().items():
-                average[name].lerp_(value, 1 - decay) if value.is_floating_point() else average[name].copy_(value)
-        if log is not None and (step % 50 == 49 or step == args.steps - 1):
-            row = {
-                "step": step + 1,
-                "token_loss": round(acted.item(), 5),
-                "pointer_loss": round(pointed.item(), 5),
-                "pointer_accuracy_far": round(accuracy.item(), 4),
-                "lr": round(lr, 7),
-            }
-            if (step + 1) % args.evaluate_every == 0 or step == args.steps - 1:
-                kept = {n: p.clone() for n, p in bare.state_dict().items()}
-                bare.load_state_dict(average)
-                row["success"] = closed_loop(model, prompts, 100, seed=step)
-                bare.load_state_dict(kept)
-                save_file(average, args.out / "model.safetensors")
-            log.write(json.dumps(row) + "\n")
-            log.flush()
-            print(f"{time.time() - started:7.0f}s", row, flush=True)
-    if args.ranks > 1:
-        dist.barrier()
-        dist.destroy_process_group()
+        return losses(model, pointer, collate(samples, prompts, tokens), samples)
+
+    fit(
+        rank,
+        args,
+        bare,
+        pointer,
+        noun="token",
+        trained=[*bare.parameters(), *pointer.parameters()],
+        losses=fresh,
+        success=lambda seed: closed_loop(model, prompts, 100, seed),
+    )
 
 
 def publish(trained: Path, out: Path, seed: int) -> None:
     """Write the base policy's directory: weights, processor, policy.json, log, measured success, card."""
-    from vla_cli.policies.tokens import load
-    from vla_cli.suites.closed_loop import run as closed_loop_suite
-    from vla_cli.worlds.tabletop.world import TabletopWorld
-
     model, processor, tokens = build()
     model.load_state_dict(load_file(trained / "model.safetensors"))
     model.save_pretrained(out)

@@ -96,14 +96,7 @@ class FlowPolicy(Policy):
         guidance: Guidance | None,
     ) -> np.ndarray:
         """Chunks by Euler steps from the noise; see `Policy.planned`."""
-        batch = self.collate(images, state, instructions)
-        if guidance is not None and guidance.plain:
-            guidance = None
-        negatives = []
-        if guidance is not None:
-            for instruction in dict.fromkeys(instructions):
-                guidance.check(instruction)
-            negatives = [self.collate(images, state, [text] * len(instructions)) for text in guidance.negatives]
+        batch, guidance, negatives = self._branches(images, state, instructions, guidance)
         start = torch.from_numpy(np.asarray(noise, np.float32)).to(self.device)
         width, count = len(self.spec.action_names), steps or self.config.num_inference_steps
         with self._switch:

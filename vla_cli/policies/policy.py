@@ -184,6 +184,22 @@ class Policy(ABC):
             chunks[which] = self.calibration.command(found, state[which]) if local else found
         return chunks
 
+    def _branches(
+        self, images: np.ndarray, state: np.ndarray, instructions: Sequence[str], guidance: Guidance | None
+    ) -> tuple[Any, Guidance | None, list[Any]]:
+        """What is asked as a batch, the guidance unless it is plain prompting, and a batch for each of its negatives.
+
+        Raises:
+            ConfigError: an instruction is one that the guidance moves away from.
+        """
+        batch = self.collate(images, state, instructions)
+        if guidance is None or guidance.plain:
+            return batch, None, []
+        for instruction in dict.fromkeys(instructions):
+            guidance.check(instruction)
+        negatives = [self.collate(images, state, [text] * len(instructions)) for text in guidance.negatives]
+        return batch, guidance, negatives
+
     def is_calibrated(self, images: np.ndarray) -> np.ndarray:
         """[B] bool: for which images [B, C, H, W, 3], as `act` takes them, the calibration is on.
 

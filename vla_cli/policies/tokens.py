@@ -95,14 +95,7 @@ class TokenPolicy(Policy):
         guidance: Guidance | None,
     ) -> np.ndarray:
         """Chunks of the most probable tokens, one after the other; the noise has no part in them."""
-        batch = self.collate(images, state, instructions)
-        if guidance is not None and guidance.plain:
-            guidance = None
-        negatives = []
-        if guidance is not None:
-            for instruction in dict.fromkeys(instructions):
-                guidance.check(instruction)
-            negatives = [self.collate(images, state, [text] * len(instructions)) for text in guidance.negatives]
+        batch, guidance, negatives = self._branches(images, state, instructions, guidance)
         shape = (len(batch), self.spec.chunk_size, len(self.spec.action_names))
         with self._switch:
             bins = self.writer.write(batch, shape[1] * shape[2], guidance=guidance, negatives=negatives)

@@ -9,6 +9,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from vla_cli.action_tokens import beyond_bins
 from vla_cli.adapter import save_spec
 from vla_cli.calibration import Calibration
 from vla_cli.calibration.deployment import fit_calibration
@@ -35,6 +38,8 @@ from vla_cli.stages.finetune.preparation import STAGE, Plan, loop_settings, of_n
 from vla_cli.windows import Samples, Windows
 
 HELD_OUT_WINDOWS = 64
+MOST_BEYOND = 0.05
+"""Share of a dimension's actions: two percent lie beyond the quantiles of their own statistics."""
 
 
 def train(prepared: Plan, partial: Path, progress: Progress) -> RunRecord:
@@ -87,6 +92,7 @@ def train(prepared: Plan, partial: Path, progress: Progress) -> RunRecord:
         record.counts = {**_episode_counts(prepared), "steps": 0}
         return record
     dataset = _as_the_base_sees(prepared.dataset, calibration)
+    _check_bins(prepared, dataset, record, progress)
     demonstrations = Windows(dataset.split("train"), spec.cameras, spec.chunk_size)
     policy = _trainable_policy(prepared, demonstrations, record, progress)
     frozen = lru_cache(maxsize=1)(lambda: _frozen_policy(prepared))
@@ -182,6 +188,24 @@ def _check_words(prepared: Plan, policy: Policy, hooks: Composition, record: Run
                 "it cannot tell them from each other."
             )
             progress.note(record.warnings[-1])
+
+
+def _check_bins(prepared: Plan, dataset: Dataset, record: RunRecord, progress: Progress) -> None:
+    """Warn of actions that a token policy can only write as less than they are."""
+    if not prepared.spec.action_tokens:
+        return
+    actions = np.concatenate([demonstration.actions for demonstration in dataset.split("train")])
+    shares = beyond_bins(actions, prepared.spec.actions)
+    far = [
+        f"{n} {share:.0%}" for n, share in zip(prepared.spec.action_names, shares, strict=True) if share > MOST_BEYOND
+    ]
+    if far:
+        record.warn(
+            f"Of the demonstrated actions these shares lie beyond the range that is cut into tokens: {', '.join(far)}. "
+            "They are written as its ends. The statistics are "
+            f"{'those of the base' if prepared.spec.statistics_from == 'base' else 'of the demonstrations'}."
+        )
+        progress.note(record.warnings[-1])
 
 
 def _guidance(
