@@ -20,9 +20,10 @@ from vla_cli.adapter import TOKENS, load_spec, save_spec
 from vla_cli.configs import ExportConfig, FinetuneConfig
 from vla_cli.dataset import load_dataset
 from vla_cli.errors import ConfigError, InputError
-from vla_cli.files import read_json
+from vla_cli.files import read_json, write_json
 from vla_cli.guidance import Guidance
 from vla_cli.language.alternatives import load_alternatives
+from vla_cli.policies import FAMILIES, POLICIES
 from vla_cli.policies.adaptation import Layout, make_trainable, trained_parameters
 from vla_cli.policies.checkpoint import family_of, load_base, locate_base
 from vla_cli.policies.loading import load_policy
@@ -141,6 +142,15 @@ def test_words_move_it_and_noise_and_neighbours_do_not(policy: TokenPolicy, samp
     assert not np.array_equal(chunk, act(policy, samples, [OTHER] * 6))
 
 
+def test_how_a_model_writes_prose_has_no_part_in_its_actions(policy: TokenPolicy, samples: Samples) -> None:
+    punished = load(str(BASE), device="cpu")
+    model: Any = punished.model
+    model.generation_config.update(repetition_penalty=5.0, no_repeat_ngram_size=1, suppress_tokens=[1150, 1160])
+    model.generation_config.update(do_sample=True, temperature=9.0, eos_token_id=1157, num_beams=2)
+    words = [PUT, LONG, OTHER] * 2
+    assert np.array_equal(act(punished, samples, words), act(policy, samples, words))
+
+
 def test_guidance_is_plain_at_one_its_negative_at_zero_and_swaps(policy: TokenPolicy, samples: Samples) -> None:
     def at(weight: float, negative: str = PUT, asked: str = OTHER) -> np.ndarray:
         return act(policy, samples, [asked] * 6, Guidance("contrast", weight, (negative,)))
@@ -197,6 +207,15 @@ def test_what_is_added_changes_nothing_before_the_first_step_and_all_of_it_learn
     assert all(p.grad is not None for p in trained_parameters(adapted.model).values())
 
 
+def test_every_family_is_called_what_the_table_calls_it_and_knows_its_own_alone() -> None:
+    families = {name: FAMILIES.get(name) for name in FAMILIES}
+    assert {name: family.name for name, family in families.items()} == {name: name for name in FAMILIES}
+    assert all(name in POLICIES for name in FAMILIES)
+    for directory, own in ((SAMPLES / "base", "flow"), (BASE, TOKENS)):
+        document = read_json(directory / "config.json")
+        assert [name for name, family in families.items() if family.recognises(document)] == [own]
+
+
 def test_a_base_of_neither_family_is_refused_by_name(tmp_path: Path) -> None:
     for name in ("processor_config.json", "tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(BASE / name, tmp_path / name)
@@ -213,6 +232,8 @@ def test_a_base_of_neither_family_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_tokens_that_the_model_does_not_have_are_refused() -> None:
+    with pytest.raises(ConfigError, match="reads with its model's own processor"):
+        load_base(str(BASE), tokenizer=str(SAMPLES / "base"))
     spec = load_spec(BASE)
     model, prompts, _ = load_base(str(BASE))
     with pytest.raises(InputError, match="writes 1190 different tokens"):
@@ -325,6 +346,17 @@ def test_an_adapter_is_trained_measured_and_exported_like_any_other(
     assert "AutoModelForImageTextToText" in card
     kept = read_json(BASE / "processor_config.json")
     assert read_json(tmp_path / "bundle" / "merged" / "processor_config.json") == kept
+
+
+def test_actions_that_no_bin_holds_are_warned_of(dataset: Path, tmp_path: Path) -> None:
+    narrow = tmp_path / "narrow"
+    shutil.copytree(BASE, narrow)
+    document = read_json(narrow / "policy.json")
+    document["actions"]["q01"][0], document["actions"]["q99"][0] = -0.2, 0.2
+    write_json(narrow / "policy.json", document)
+    finetune.run(asked(dataset, tmp_path / "out", narrow, steps=1))
+    said = [text for text in read_json(tmp_path / "out" / "run.json")["warnings"] if "cut into tokens" in text]
+    assert len(said) == 1 and "dx " in said[0] and "dy" not in said[0] and "those of the base" in said[0]
 
 
 def test_a_model_that_was_never_taught_to_act_gets_openvlas_tokens_and_the_datasets_statistics(

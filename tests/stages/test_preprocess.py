@@ -274,7 +274,7 @@ def test_a_robot_too_wide_for_pi0_is_told_how_to_pick(episodes, tmp_path) -> Non
 
 
 def test_seeds_change_the_split_only(episodes, tmp_path) -> None:
-    directory = episodes(demos=12)
+    directory = episodes(demos=8)
 
     def held_out(seed: int) -> list[str]:
         run(directory, tmp_path / str(seed), seed=seed)

@@ -249,7 +249,8 @@ def test_an_interrupted_measurement_goes_on_to_the_same_figures(
     policies = {"base": load(base, device="cpu"), "lora": load(base, adapter, device="cpu")}
 
     def run(**options: Any) -> Findings:
-        return answers.run(policies, recorded, others, seed=3, references={"lora": policies["lora"]}, **options)
+        held = {"lora": policies["lora"]}
+        return answers.run(policies, recorded, others, seed=3, episodes=3, references=held, **options)
 
     whole, kept = run(), Kept(tmp_path)
     with pytest.raises(KeyboardInterrupt):

@@ -36,8 +36,8 @@ from vla_cli.provenance import ARTEFACTS, written_by
 from vla_cli.recipe import BOTTLENECK
 
 CONFIG = "config.json"
-_TEXTS = ("*.json", "*.model", "*.txt")
-"""What is fetched beside safetensors: configurations and tokenizers. No pickle ever is."""
+_TEXTS = ("*.json", "*.jinja", "*.model", "*.txt")
+"""What is fetched beside safetensors: configurations, tokenizers and how a chat is laid out. No pickle ever is."""
 _LAYER = re.compile(r"\.layers\.\d+\.(?!.*rotary_emb)")
 """A weight of a layer of a tower; the rotary embedding's old buffers are computed anew."""
 _EXPECTED = f"a directory with {CONFIG} and model.safetensors, or a hub id such as lerobot/pi0_base"

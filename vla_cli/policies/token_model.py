@@ -22,6 +22,20 @@ from vla_cli.guidance import Guidance
 _PREFIX_LM = ("paligemma",)
 """Models whose prompt tokens attend to each other both ways, told apart by `token_type_ids`: 1 is an answer."""
 
+_PLAINLY: dict[str, Any] = {
+    "do_sample": False,
+    "num_beams": 1,
+    "use_cache": True,
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    **dict.fromkeys(
+        ("eos_token_id", "forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens"), None
+    ),
+    **dict.fromkeys(("bad_words_ids", "sequence_bias", "guidance_scale", "stop_strings"), None),
+}
+"""The most probable token after each other, whatever a model's `generation_config.json` does for prose: some punish a
+word that is written twice, as the same action would be."""
+
 
 @dataclass
 class TokenBatch:
@@ -83,13 +97,15 @@ class TokenModel:
 
     def answered(self, batch: TokenBatch, bins: Tensor) -> dict[str, Tensor]:
         """The prompt with an answer behind it."""
-        inputs, ids = dict(batch.inputs), bins + self.tokens.first
-        inputs["input_ids"] = torch.cat([inputs["input_ids"], ids], dim=1)
-        inputs["attention_mask"] = torch.cat([inputs["attention_mask"], torch.ones_like(ids)], dim=1)
-        if "token_type_ids" in inputs:
-            answer = torch.full_like(ids, int(self.config.model_type in _PREFIX_LM))
-            inputs["token_type_ids"] = torch.cat([inputs["token_type_ids"], answer], dim=1)
-        return inputs
+        ids = bins + self.tokens.first
+        answer = torch.full_like(ids, int(self.config.model_type in _PREFIX_LM))
+        known = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": answer}
+
+        def longer(name: str, values: Tensor) -> Tensor:
+            # what else is said of each token (which are a picture's) does not hold for those of an answer
+            return torch.cat([values, known.get(name, torch.zeros_like(ids)).to(values)], dim=1)
+
+        return {name: longer(name, v) if _is_by_token(batch, v) else v for name, v in batch.inputs.items()}
 
     def hidden_states(self, batch: TokenBatch) -> list[Tensor]:
         """States of each layer of the language model [B, L, D] on the prompt."""
@@ -122,12 +138,9 @@ class TokenModel:
             **inputs,
             max_new_tokens=count,
             min_new_tokens=count,
-            do_sample=False,
-            num_beams=1,
-            use_cache=True,
+            **_PLAINLY,
             logits_processor=[_ActionsOnly(self.tokens, guidance, len(branches))],
             pad_token_id=self.tokens.first,
-            eos_token_id=None,
         )
         return written[-len(batch) :, -count:] - self.tokens.first
 
@@ -172,15 +185,19 @@ def stacked(branches: Sequence[TokenBatch], config: Any) -> dict[str, Tensor]:
         return branches[0].inputs
     length = max(branch.attention_mask.shape[1] for branch in branches)
     pad = config.get_text_config().pad_token_id or 0
-    fill = {"input_ids": pad, "attention_mask": 0, "token_type_ids": 0}
 
-    def padded(name: str, values: Tensor) -> Tensor:
-        if name not in fill:
+    def padded(name: str, branch: TokenBatch) -> Tensor:
+        values = branch.inputs[name]
+        if not _is_by_token(branch, values):
             return values
-        return nn.functional.pad(values, (length - values.shape[1], 0), value=fill[name])
+        return nn.functional.pad(values, (length - values.shape[1], 0), value=pad if name == "input_ids" else 0)
 
-    names = branches[0].inputs
-    return {name: torch.cat([padded(name, branch.inputs[name]) for branch in branches]) for name in names}
+    return {name: torch.cat([padded(name, branch) for branch in branches]) for name in branches[0].inputs}
+
+
+def _is_by_token(batch: TokenBatch, values: Tensor) -> bool:
+    """Whether an input says something of each token of the prompt."""
+    return values.shape == batch.attention_mask.shape
 
 
 def token_losses(model: TokenModel, batch: TokenBatch) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from vla_cli.action_tokens import BINS, ActionTokens, read_action_tokens
 from vla_cli.adapter import TOKENS, PolicySpec
-from vla_cli.errors import InputError, words
+from vla_cli.errors import ConfigError, InputError, words
 from vla_cli.guidance import Guidance
 from vla_cli.policies.checkpoint import BaseFiles, locate_tokenizer
 from vla_cli.policies.family import Family, Limits
@@ -210,10 +210,20 @@ class TokenFamily(Family):
         return ActionTokens(first=self.prompts(files, "").tokenizer.vocab_size - BINS).document()
 
     def prompts(self, files: BaseFiles, tokenizer: str) -> TokenPrompts:
-        """The model's own processor: it knows where pictures go."""
+        """The model's own processor: it knows where pictures go.
+
+        Raises:
+            ConfigError: another tokenizer is named.
+            InputError: there is none, or it is damaged.
+        """
         from transformers import AutoProcessor
 
-        directory = locate_tokenizer(files, tokenizer)
+        if tokenizer:
+            raise ConfigError(
+                f"--tokenizer {tokenizer} is given, but a token policy reads with its model's own processor",
+                expected="no --tokenizer for such a base",
+            )
+        directory = locate_tokenizer(files)
         try:
             return TokenPrompts(AutoProcessor.from_pretrained(directory))
         except Exception as error:  # transformers raises many kinds for damaged files

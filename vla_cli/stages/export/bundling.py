@@ -102,7 +102,7 @@ def _write_merged(policy: Policy, spec: PolicySpec, files: BaseFiles, out: Path,
     # a tokenizer from elsewhere takes the place of what the base has of one
     replaced = tokenizer_files(files.directory) if spec.tokenizer else []
     for file in sorted(set(files.directory.iterdir()).difference(replaced)):
-        beside = file.suffix in (".json", ".model", ".txt") or file.name.startswith(LEROBOT)
+        beside = file.suffix in (".json", ".jinja", ".model", ".txt") or file.name.startswith(LEROBOT)
         if not (file.is_file() and beside) or _is_rewritten(file.name):
             continue
         if why := _untrue(file.name, spec):
