@@ -356,7 +356,7 @@ def test_actions_that_no_bin_holds_are_warned_of(dataset: Path, tmp_path: Path) 
     write_json(narrow / "policy.json", document)
     finetune.run(asked(dataset, tmp_path / "out", narrow, steps=1))
     said = [text for text in read_json(tmp_path / "out" / "run.json")["warnings"] if "cut into tokens" in text]
-    assert len(said) == 1 and "dx " in said[0] and "dy" not in said[0] and "those of the base" in said[0]
+    assert len(said) == 1 and "action[0] " in said[0] and "action[1]" not in said[0] and "of the base" in said[0]
 
 
 def test_a_model_that_was_never_taught_to_act_gets_openvlas_tokens_and_the_datasets_statistics(

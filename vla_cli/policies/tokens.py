@@ -168,10 +168,11 @@ class TokenFamily(Family):
     noun = "an image-text-to-text model of transformers"
 
     def recognises(self, document: Mapping[str, Any]) -> bool:
-        """By `model_type`; a model whose code would come with it is none of transformers'."""
+        """By `model_type`; a model whose code would come with it is none of transformers', and π0 writes no actions."""
         from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-        return "auto_map" not in document and document.get("model_type") in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+        kind = document.get("model_type")
+        return "auto_map" not in document and kind != "pi0" and kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
     def config(self, document: dict[str, Any]) -> Any:
         """The configuration of its `model_type`."""
