@@ -440,6 +440,9 @@ def test_another_model_with_two_cameras_learns_and_writes(tmp_path: Path, tied: 
     assert torch.allclose(bare.losses(one, draws=1, generator=torch.Generator())[0], each[1], atol=1e-4)
     written = bare.act(images, state, words, np.zeros(bare.noise_shape(3), np.float32))
     assert written.shape == (3, 4, 3) and np.isfinite(written).all()
+    # of a model that was never taught to act, hardly any word would be an action
+    bins = bare.writer.write(bare.collate(images, state, words), 12)
+    assert bins.min() >= 0 and bins.max() < bare.tokens.bins
     learning = make_trainable(load_base(str(tmp_path))[0], LORA, train_heads=True, seed=0)
     adapted: Any = family.policy(learning, prompts, spec, "cpu")
     assert torch.allclose(adapted.losses(batch, draws=1, generator=torch.Generator()), each, atol=1e-5)

@@ -114,12 +114,7 @@ class TokenPolicy(Policy):
         self, batch: TokenBatch, points: Tensor, generator: torch.Generator, *, steps: int, seen: Any = None
     ) -> Tensor:
         """The bins that this policy writes itself under the batch's instructions."""
-        asked, training = TokenBatch(batch.inputs), self.model.training
-        # what is dropped out in training is not in what the policy would write
-        self.model.eval()
-        written = self.writer.write(asked, points[0].numel()).view_as(points)
-        self.model.train(training)
-        return written
+        return self.writer.write(batch, points[0].numel()).view_as(points)
 
     def predictions(self, batch: TokenBatch, points: Tensor, seen: Any = None) -> Tensor:
         """Log-probabilities of the bins [B, T, A, bins], among the action tokens."""
