@@ -156,6 +156,8 @@ def test_guidance_is_plain_at_one_its_negative_at_zero_and_swaps(policy: TokenPo
         return act(policy, samples, [asked] * 6, Guidance("contrast", weight, (negative,)))
 
     assert np.array_equal(at(1.0), act(policy, samples, [OTHER] * 6))
+    # just beside plain prompting, where the shorter prompt is asked beside a longer one
+    assert np.array_equal(at(1 + 1e-7), act(policy, samples, [OTHER] * 6))
     # the negative's own words, although the prompts differ in length
     assert np.array_equal(at(0.0), act(policy, samples, [PUT] * 6))
     assert np.array_equal(at(1.7), at(1 - 1.7, OTHER, PUT))
