@@ -28,6 +28,8 @@ from vla_cli.episode import load_episode
 from vla_cli.files import partial_path
 
 VLA = (sys.executable, "-c", "from vla_cli.cli import main; main()")
+SOONER = 0.7
+"""Of the time in which a kill comes, once one came too late: an undisturbed run on a cold disk is slow."""
 QUIET = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
 
 
@@ -83,13 +85,44 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {str(p.relative_to(directory)): p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}
 
 
-def kill_once(arguments: list[str], out: Path, delay: float) -> bool:
-    """Begin a run, wait until its output is begun and `delay` seconds more, and kill it; whether it was unfinished."""
-    before = partial_path(out).exists()
-    process = subprocess.Popen(arguments, env=QUIET, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None and not before and not partial_path(out).exists():
+def begin(arguments: list[str]) -> subprocess.Popen[bytes]:
+    """Start a run."""
+    return subprocess.Popen(arguments, env=QUIET, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def wait_for_output(process: subprocess.Popen[bytes], out: Path) -> None:
+    """Until a run has begun its output, or is done."""
+    while process.poll() is None and not partial_path(out).exists():
         time.sleep(0.002)
-    time.sleep(delay + (0.5 if before else 0.0))
+
+
+def undisturbed(arguments: list[str], out: Path) -> tuple[float, float]:
+    """Run to the end; the seconds until its output was begun, and from there until it was whole.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    started = time.monotonic()
+    process = begin(arguments)
+    wait_for_output(process, out)
+    begun = time.monotonic()
+    while process.poll() is None and not out.exists():
+        time.sleep(0.002)
+    whole = time.monotonic()
+    if process.wait():
+        raise RuntimeError(f"The undisturbed run ended with {process.returncode}")
+    return begun - started, whole - begun
+
+
+def kill_once(arguments: list[str], out: Path, start: float, delay: float) -> bool:
+    """Begin a run, kill it `delay` seconds after its output is begun, and say whether it was unfinished.
+
+    What is resumed has an output from the beginning: there `start` is how long a run takes to come so far.
+    """
+    before = partial_path(out).exists()
+    process = begin(arguments)
+    wait_for_output(process, out)
+    time.sleep(delay + (start if before else 0.0))
     process.send_signal(signal.SIGKILL)
     process.wait()
     return not out.exists()
@@ -116,9 +149,8 @@ def run(kills: int, seed: int, episodes: int = 12, steps: int = 60, workers: int
         folder = Path(place)
         log = folder / "log.hdf5"
         write_log(log, episodes, steps)
-        begun = time.monotonic()
-        subprocess.run(command(log, folder / "whole", workers), env=QUIET, check=True, capture_output=True)
-        span = time.monotonic() - begun
+        os.sync()  # what is still to be written would make the undisturbed run wait
+        start, span = undisturbed(command(log, folder / "whole", workers), folder / "whole")
         whole = contents(folder / "whole")
         round_number = 0
         while tally.kills < kills:
@@ -126,8 +158,9 @@ def run(kills: int, seed: int, episodes: int = 12, steps: int = 60, workers: int
             out = folder / f"out{round_number}"
             for attempt in range(1 + round_number % 2):
                 more = ("--resume",) if attempt else ()
-                if not kill_once(command(log, out, workers, *more), out, rng.uniform(0, 0.6 * span)):
+                if not kill_once(command(log, out, workers, *more), out, start, rng.uniform(0, span)):
                     tally.late += 1
+                    span *= SOONER
                     break
                 tally.kills += 1
                 try:

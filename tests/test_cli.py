@@ -223,9 +223,9 @@ def test_ctrl_c_leaves_something_to_resume_and_two_processes_give_the_same_bytes
     Hash seeds differ: nothing may hang on the order of a set.
     """
     assert os.environ.get("PYTHONHASHSEED") != "1", "the seed of the other process"
-    asked = FinetuneConfig(dataset=dataset, base=str(base), out=tmp_path / "whole", recipe="lora", steps=30)
+    asked = FinetuneConfig(dataset=dataset, base=str(base), out=tmp_path / "whole", recipe="lora", steps=15)
     asked = replace(asked, batch_size=4, checkpoint_every=5, threads=1)
-    options = ["--steps", 30, "--batch-size", 4, "--checkpoint-every", 5, "--threads", 1]
+    options = ["--steps", 15, "--batch-size", 4, "--checkpoint-every", 5, "--threads", 1]
     out = tmp_path / "halves"
     command = ["finetune", dataset, "--base", base, "--recipe", "lora", *options, "--out", out]
     run = forks.start(*command)

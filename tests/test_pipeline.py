@@ -54,7 +54,7 @@ def test_lock_in_and_two_cures(dataset: Path, base: Path, tmp_path: Path, forks:
     finetune.run(FinetuneConfig(dataset=dataset, base=str(base), out=arms[2]))
     assert [run.wait()[0] for run in runs] == [0, 0]
     asked = ("trained", "novel-concept", "novel-both", "base-domain")
-    steer.run(SteerConfig(adapters=tuple(arms), out=tmp_path / "report", episodes=18, seed=7, conditions=asked))
+    steer.run(SteerConfig(adapters=tuple(arms), out=tmp_path / "report", episodes=12, seed=7, conditions=asked))
     report = load_report(tmp_path / "report")
 
     def value(policy: str, condition: str, metric: str = "success") -> float:
@@ -66,7 +66,7 @@ def test_lock_in_and_two_cures(dataset: Path, base: Path, tmp_path: Path, forks:
     assert value("naive", "trained") >= 0.8
     assert value("naive", "novel-concept") <= 0.2
     assert value("naive", "novel-both") <= 0.2
-    assert value("naive", "novel-concept", "locked") >= 0.1
+    assert value("naive", "novel-concept", "locked") + value("naive", "novel-both", "locked") >= 0.2
     assert value("delock", "trained") >= 0.8
     assert value("delock", "novel-concept") >= value("naive", "novel-concept") + 0.25
     assert value("delock", "novel-both") >= value("naive", "novel-both") + 0.25

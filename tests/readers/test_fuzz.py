@@ -10,7 +10,7 @@ from vla_cli.readers import READERS
 
 EPISODES, STEPS = 2, 4
 VARIANTS = variants()
-FILES = {"rlds": 400, "zarr": 300, "lerobot": 200, "lerobot:v3": 300, "lerobot:v3_pictures": 200, "robomimic": 80}
+FILES = {"rlds": 550, "zarr": 150, "lerobot": 200, "lerobot:v3": 300, "lerobot:v3_pictures": 200, "robomimic": 80}
 FEWER = {"droid": 40, "aloha:compressed": 40, "zarr:pusht": 40}  # each takes long
 OTHERS = 50
 # Seeds of `benchmarks/fuzz_readers.py` that broke a promise once: heaps that HDF5 walks for ever, headers on which it

@@ -208,7 +208,7 @@ def test_settings_state_what_the_log_does_not(tmp_path) -> None:
 
 
 def test_a_killed_run_is_resumed_to_the_same_bytes() -> None:
-    tally = kill_ingest.run(kills=3, seed=1, episodes=4, steps=20)
+    tally = kill_ingest.run(kills=3, seed=1, episodes=8, steps=40)
     assert tally.kills >= 3 and tally.damaged == []
 
 
