@@ -44,6 +44,8 @@ _TOKENIZER_FILES = (
     "vocab.json",
     "vocab.txt",
 )
+_PROCESSOR_FILES = ("chat_template.jinja", "chat_template.json", "preprocessor_config.json", "processor_config.json")
+"""How a token policy's model lays out prompts and prepares pictures; a flow policy has rules of its own."""
 SCHEMA_VERSION = 1
 
 Kind = Literal["base", "lora", "bottleneck", "full", "frozen", "routed"]
@@ -88,7 +90,7 @@ class PolicySpec:
         tokenizer: where the tokenizer is, when the base carries none: a directory or hub id, or `./tokenizer` for the
             folder beside `policy.json`, which `load_spec` puts in full; empty for the base's own.
         tokenizer_digest: SHA-256 over the tokenizer's files: with other token ids the same words ask for something
-            else. Empty where older versions wrote none.
+            else; of a token policy over its processor's too. Empty where older versions wrote none.
         world: robomimic `env_args` of the demonstrations, when they name a world.
         guidance: defaults for test-time guidance.
         calibration: explicit transforms between deployment and base (`calibration.Calibration.document`); empty
@@ -269,19 +271,22 @@ def check_base(spec: PolicySpec, digest: str, base: str) -> None:
 
 
 def check_tokenizer(spec: PolicySpec, directory: Path) -> None:
-    """Refuse to read a policy's instructions with another tokenizer than the one it was trained with.
+    """Refuse to read a policy's instructions with another tokenizer (or processor) than the one it was trained with.
 
     Raises:
         InputError: the digests differ.
     """
     if not spec.tokenizer_digest:
         return
-    found = digest_tokenizer(directory)
+    found = digest_tokenizer(directory, spec.family)
     if found != spec.tokenizer_digest:
+        tokenizer, why = "tokenizer", "with other token ids the same words ask for something else"
+        if spec.family == TOKENS:
+            tokenizer, why = "processor", f"{why}, and other pictures are seen"
         raise InputError(
-            f"The tokenizer in {directory} ({found[:19]}...) is not the one that the policy was trained with "
+            f"The {tokenizer} in {directory} ({found[:19]}...) is not the one that the policy was trained with "
             f"({spec.tokenizer_digest[:19]}...)",
-            expected="the same tokenizer files: with other token ids the same words ask for something else",
+            expected=f"the same files of it: {why}",
             hint="the base with the tokenizer that it was fine-tuned with, or vla finetune again with this one",
         )
 
@@ -298,9 +303,10 @@ def digest_weights(directory: Path) -> str:
     return _digest_named([file for file in [directory / "config.json", *files] if file.is_file()])
 
 
-def digest_tokenizer(directory: Path) -> str:
-    """SHA-256 over a tokenizer's files, whatever else lies beside them."""
-    return _digest_named(tokenizer_files(directory))
+def digest_tokenizer(directory: Path, family: str) -> str:
+    """SHA-256 over a tokenizer's files, and of a token policy its processor's, whatever else lies beside them."""
+    processor = [directory / name for name in _PROCESSOR_FILES] if family == TOKENS else []
+    return _digest_named([*tokenizer_files(directory), *(file for file in processor if file.is_file())])
 
 
 def _digest_named(files: Sequence[Path]) -> str:

@@ -348,6 +348,13 @@ def test_an_adapter_is_trained_measured_and_exported_like_any_other(
     assert "AutoModelForImageTextToText" in card
     kept = read_json(BASE / "processor_config.json")
     assert read_json(tmp_path / "bundle" / "merged" / "processor_config.json") == kept
+    # the same weights and tokenizer, but pictures that are prepared otherwise
+    other = tmp_path / "other"
+    shutil.copytree(BASE, other)
+    kept["image_processor"]["image_mean"] = [0.0, 0.0, 0.0]
+    write_json(other / "processor_config.json", kept)
+    with pytest.raises(InputError, match=r"processor in .* is not the one that the policy was trained with"):
+        load_policy(str(other), tmp_path / "adapter", device="cpu")
 
 
 def test_actions_that_no_bin_holds_are_warned_of(dataset: Path, tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def prepare(config: FinetuneConfig) -> Plan:
     warnings += [dose] if dose else []
     Windows(dataset.split("train"), dataset.cameras, base.chunk_size)  # refused before any weight is loaded
     spec = adapted_spec(dataset, base, recipe, kind=_kind(recipe), tokenizer=config.tokenizer, warnings=warnings)
-    spec = replace(spec, tokenizer_digest=digest_tokenizer(locate_tokenizer(files, spec.tokenizer)))
+    spec = replace(spec, tokenizer_digest=digest_tokenizer(locate_tokenizer(files, spec.tokenizer), spec.family))
     prompts = load_prompts(files, spec.tokenizer)  # refused before any weight is loaded, and where none is trained
     instructions = sorted({text for d in dataset.split("train") for text in d.instructions})
     if not instructions:
